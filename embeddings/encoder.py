@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from matching.encoder_spec import EncoderSpec
 
 Modality = Literal["text", "image", "fused"]
 
@@ -18,21 +20,6 @@ class Content:
 
     text: str | None = None
     image: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderSpec:
-    """All that is needed to make the same encoder again, as an index version keeps it.
-
-    Attributes:
-        kind: names the encoder class to `embeddings.load_encoder`.
-        params: JSON values only: model name or path, its digest, pooling, weights.
-        arrays: fitted parameters (whitening matrix, inverse document frequencies), by name.
-    """
-
-    kind: str
-    params: Mapping[str, object]
-    arrays: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
 
 
 class Encoder(Protocol):
