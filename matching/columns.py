@@ -1,0 +1,331 @@
+"""What is known of each datapoint besides its vectors: id, restricts, numbers, crowding tag, metadata; and filters over it.
+
+Rows are sorted by the UTF-8 bytes of the id, so an id is found by binary search and ties by row are ties by id.
+
+Filters follow Vertex AI Vector Search: AND across namespaces, OR inside one. A query's allow tokens match only datapoints that
+have one of them; a namespace named with deny tokens alone matches all that have none of those; a datapoint's own deny token
+excludes it from any query that allows the token; deny wins. A number matches only where the datapoint has that namespace.
+Source: https://cloud.google.com/vertex-ai/docs/vector-search/filtering
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from array import array
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+import cpp_ext
+from matching.container import ContainerWriter, open_container
+from matching.datapoint import Datapoint, Filter, NumericRestrict, NumericType, Restrict
+from matching.errors import InvalidCatalog, InvalidQuery, NotFound
+from matching.strings import StringColumn
+
+KIND = "columns"
+_FIELDS: dict[NumericType, str] = {"int64": "value_int", "float32": "value_float", "float64": "value_double"}
+
+
+class _Tokens:
+    """Inverted lists of one namespace and one side: which rows allow (or deny) each token."""
+
+    def __init__(self, vocabulary: StringColumn, offsets: NDArray[np.int64], rows: NDArray[np.int32]) -> None:
+        self.vocabulary = vocabulary
+        self.offsets = offsets
+        self.rows = rows
+
+    def rows_of(self, token: str) -> NDArray[np.int32]:
+        at = self.vocabulary.find(token.encode())
+        return self.rows[:0] if at < 0 else self.rows[self.offsets[at] : self.offsets[at + 1]]
+
+
+class Columns:
+    """The columns of one index version, memory-mapped. Immutable and thread-safe."""
+
+    def __init__(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        self._ids = StringColumn.unpack(arrays, "ids")
+        self._records = StringColumn.unpack(arrays, "records")
+        self._tag_names = StringColumn.unpack(arrays, "tag_names")
+        self.tags = arrays["tags"].view(np.int32)
+        self._allow: dict[str, _Tokens] = {}
+        self._deny: dict[str, _Tokens] = {}
+        for side, table in (("allow", self._allow), ("deny", self._deny)):
+            for at, namespace in enumerate(_unpacked(arrays, f"{side}.names")):
+                key = f"{side}.{at}"
+                table[namespace] = _Tokens(
+                    StringColumn.unpack(arrays, f"{key}.tokens"),
+                    arrays[f"{key}.offsets"].view(np.int64),
+                    arrays[f"{key}.rows"].view(np.int32),
+                )
+        self._numbers = {name: arrays[f"number.{at}"] for at, name in enumerate(_unpacked(arrays, "number.names"))}
+        self._numbered = {name: arrays[f"numbered.{at}"].view(np.uint64) for at, name in enumerate(self._numbers)}
+
+    @classmethod
+    def open(cls, path: Path, *, verify: bool = True) -> Columns:
+        """Map the columns of a version.
+
+        Raises:
+            CorruptArtifact: the file is not what was sealed.
+        """
+        return cls(open_container(path, KIND, verify=verify))
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def datapoint_id(self, row: int) -> str:
+        """Return the id of a row."""
+        return self._ids[row].decode()
+
+    def crowding_tag(self, row: int) -> str | None:
+        """Return the crowding tag of a row."""
+        tag = int(self.tags[row])
+        return None if tag < 0 else self._tag_names[tag].decode()
+
+    def find(self, datapoint_id: str) -> int:
+        """Return the row of an id, or -1."""
+        return self._ids.find(datapoint_id.encode(errors="surrogatepass"))
+
+    def row(self, datapoint_id: str) -> int:
+        """Return the row of an id.
+
+        Raises:
+            NotFound: no datapoint has this id.
+        """
+        row = self.find(datapoint_id)
+        if row < 0:
+            raise NotFound(f"[read] no datapoint {datapoint_id!r} among {len(self):,}; ask for an id that was built in")
+        return row
+
+    def datapoint(self, row: int) -> Datapoint:
+        """Return all that is known of a row besides its vectors."""
+        return _from_record(self.datapoint_id(row), json.loads(self._records[row]))
+
+    def facets(self, namespace: str) -> dict[str, int]:
+        """Return how many datapoints have each token of a namespace, most frequent first.
+
+        Raises:
+            NotFound: no datapoint has the namespace.
+        """
+        if namespace not in self._allow:
+            raise NotFound(f"[facets] no namespace {namespace!r}; there are {sorted(self._allow)}")
+        tokens = self._allow[namespace]
+        counts = np.diff(tokens.offsets)
+        order = np.argsort(-counts, kind="stable")
+        return {tokens.vocabulary[int(at)].decode(): int(counts[at]) for at in order}
+
+    def namespaces(self) -> tuple[str, ...]:
+        """Return the token namespaces that any datapoint has."""
+        return tuple(sorted(self._allow.keys() | self._deny.keys()))
+
+    def numeric_types(self) -> dict[str, NumericType]:
+        """Return the type of each numeric namespace."""
+        return {name: cast(NumericType, values.dtype.name) for name, values in self._numbers.items()}
+
+    def numeric_range(self, namespace: str) -> tuple[float, float]:
+        """Return the least and the greatest number of a namespace.
+
+        Raises:
+            NotFound: no datapoint has the namespace.
+        """
+        if namespace not in self._numbers:
+            raise NotFound(f"[facets] no numeric namespace {namespace!r}; there are {sorted(self._numbers)}")
+        held = self._numbers[namespace][cpp_ext.rows_of(self._numbered[namespace], len(self))]
+        return float(held.min()), float(held.max())
+
+    def matching(self, wanted: Filter) -> NDArray[np.uint64]:
+        """Return the bitmap of the rows that pass a filter.
+
+        Raises:
+            InvalidQuery: a number without operator, or of another type than the namespace holds.
+        """
+        passing = cpp_ext.new_bitmap(len(self), fill=True)
+        for restrict in wanted.restricts:
+            self._intersect_tokens(passing, restrict)
+        for number in wanted.numeric_restricts:
+            self._intersect_number(passing, number)
+        return passing
+
+    def _intersect_tokens(self, passing: NDArray[np.uint64], restrict: Restrict) -> None:
+        allow, deny = self._allow.get(restrict.namespace), self._deny.get(restrict.namespace)
+        if restrict.allow:
+            allowed = cpp_ext.new_bitmap(len(self))
+            for token in restrict.allow:
+                if allow is not None:
+                    cpp_ext.set_rows(allowed, allow.rows_of(token))
+            cpp_ext.intersect(passing, allowed)
+            for token in restrict.allow:
+                if deny is not None:
+                    cpp_ext.clear_rows(passing, deny.rows_of(token))
+        for token in restrict.deny:
+            if allow is not None:
+                cpp_ext.clear_rows(passing, allow.rows_of(token))
+
+    def _intersect_number(self, passing: NDArray[np.uint64], wanted: NumericRestrict) -> None:
+        if wanted.op is None:
+            raise InvalidQuery(
+                f"[filter] the numeric restrict on {wanted.namespace!r} has no op; give one of LESS, LESS_EQUAL, EQUAL, "
+                "GREATER_EQUAL, GREATER, NOT_EQUAL"
+            )
+        values = self._numbers.get(wanted.namespace)
+        if values is None:
+            passing[:] = 0
+            return
+        held = cast(NumericType, values.dtype.name)
+        if held != wanted.type:
+            raise InvalidQuery(
+                f"[filter] {wanted.namespace!r} holds {held} numbers and the query compares {wanted.type}; send the value as "
+                f"{_FIELDS[held]}"
+            )
+        value = float(np.float32(wanted.value)) if held == "float32" else wanted.value
+        cpp_ext.intersect(passing, self._numbered[wanted.namespace])
+        cpp_ext.compare(passing, values, wanted.op, value)
+
+
+class ColumnsBuilder:
+    """Gathers datapoints and writes their columns.
+
+    Datapoints come in any order; `write` sorts them. Inverted lists are held in memory (4 bytes a token), records on disk.
+    """
+
+    def __init__(self, staging: Path) -> None:
+        """Keep the records in the file `staging` until `write`."""
+        self._staging = staging
+        self._file = staging.open("wb")
+        self._ends = array("q", [0])
+        self._ids: list[bytes] = []
+
+    def add(self, datapoint: Datapoint) -> None:
+        """Add one datapoint; its id must be new."""
+        record = json.dumps(_to_record(datapoint), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        self._file.write(record)
+        self._ends.append(self._ends[-1] + len(record))
+        self._ids.append(datapoint.datapoint_id.encode())
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def order(self) -> NDArray[np.int64]:
+        """Return, for each row of the sorted columns, the position at which its datapoint was added.
+
+        Raises:
+            InvalidCatalog: two datapoints have one id.
+        """
+        ids = self._ids
+        order = sorted(range(len(ids)), key=ids.__getitem__)
+        for before, after in itertools.pairwise(order):
+            if ids[before] == ids[after]:
+                raise InvalidCatalog(
+                    f"[build] two datapoints have the id {ids[after].decode()!r}; ids must be unique: remove one or reject it"
+                )
+        return np.asarray(order, np.int64)
+
+    def write(self, path: Path) -> None:
+        """Sort, invert and seal the columns at `path`.
+
+        Raises:
+            InvalidCatalog: two datapoints have one id, or a numeric namespace mixes types.
+        """
+        self._file.close()
+        order = self.order()
+        staged = np.memmap(self._staging, np.uint8, "r") if self._ends[-1] else np.empty(0, np.uint8)
+        ends = self._ends
+
+        def record_at(position: int) -> bytes:
+            return bytes(staged[ends[position] : ends[position + 1]])
+
+        inverted = _Inverted(len(order))
+        for row, position in enumerate(order):
+            inverted.add(row, _from_record(self._ids[position].decode(), json.loads(record_at(int(position)))))
+        arrays = StringColumn.pack(self._ids[position] for position in order).arrays("ids") | inverted.arrays()
+        lengths = np.diff(np.frombuffer(ends, np.int64))[order]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        sizes = {name: (column.dtype.name, column.shape) for name, column in arrays.items()}
+        sizes |= {"records.offsets": ("int64", offsets.shape), "records.bytes": ("uint8", (int(offsets[-1]),))}
+        writer = ContainerWriter(path, KIND, sizes)
+        for name, column in arrays.items():
+            writer.arrays[name][...] = column
+        writer.arrays["records.offsets"][...] = offsets
+        records = writer.arrays["records.bytes"]
+        for row, position in enumerate(order):
+            records[offsets[row] : offsets[row + 1]] = np.frombuffer(record_at(int(position)), np.uint8)
+        writer.seal()
+        self._staging.unlink()
+
+
+class _Inverted:
+    """Postings, numbers and tags, filled in row order."""
+
+    def __init__(self, n_rows: int) -> None:
+        self._n_rows = n_rows
+        self._sides: dict[str, dict[str, dict[str, array[int]]]] = {"allow": {}, "deny": {}}
+        self._numbers: dict[str, tuple[NumericType, array[int], list[int | float]]] = {}
+        self._tags = np.full(n_rows, -1, np.int32)
+        self._tag_codes: dict[str, int] = {}
+
+    def add(self, row: int, datapoint: Datapoint) -> None:
+        for restrict in datapoint.restricts:
+            for side, tokens in (("allow", restrict.allow), ("deny", restrict.deny)):
+                for token in dict.fromkeys(tokens):
+                    lists = self._sides[side].setdefault(restrict.namespace, {})
+                    lists.setdefault(token, array("i")).append(row)
+        for number in datapoint.numeric_restricts:
+            kind, rows, values = self._numbers.setdefault(number.namespace, (number.type, array("i"), []))
+            if kind != number.type:
+                raise InvalidCatalog(
+                    f"[build] datapoint {datapoint.datapoint_id!r} has {number.type} in the numeric namespace "
+                    f"{number.namespace!r}, others {kind}; use one type a namespace"
+                )
+            rows.append(row)
+            values.append(number.value)
+        if datapoint.crowding_tag is not None:
+            self._tags[row] = self._tag_codes.setdefault(datapoint.crowding_tag, len(self._tag_codes))
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        out: dict[str, NDArray[np.generic]] = {"tags": self._tags}
+        out |= StringColumn.pack(tag.encode() for tag in self._tag_codes).arrays("tag_names")
+        for side, namespaces in self._sides.items():
+            out |= StringColumn.pack(name.encode() for name in namespaces).arrays(f"{side}.names")
+            for at, lists in enumerate(namespaces.values()):
+                tokens = sorted(lists, key=str.encode)
+                out |= StringColumn.pack(token.encode() for token in tokens).arrays(f"{side}.{at}.tokens")
+                counts = [len(lists[token]) for token in tokens]
+                out[f"{side}.{at}.offsets"] = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+                out[f"{side}.{at}.rows"] = np.concatenate([np.frombuffer(lists[token], np.int32) for token in tokens])
+        out |= StringColumn.pack(name.encode() for name in self._numbers).arrays("number.names")
+        for at, (kind, rows, values) in enumerate(self._numbers.values()):
+            column = np.zeros(self._n_rows, kind)
+            column[np.frombuffer(rows, np.int32)] = values
+            numbered = cpp_ext.new_bitmap(self._n_rows)
+            cpp_ext.set_rows(numbered, np.frombuffer(rows, np.int32))
+            out[f"number.{at}"], out[f"numbered.{at}"] = column, numbered
+        return out
+
+
+def _unpacked(arrays: Mapping[str, NDArray[np.generic]], name: str) -> list[str]:
+    column = StringColumn.unpack(arrays, name)
+    return [column[at].decode() for at in range(len(column))]
+
+
+def _to_record(datapoint: Datapoint) -> dict[str, object]:
+    return {
+        "restricts": [[r.namespace, list(r.allow), list(r.deny)] for r in datapoint.restricts],
+        "numbers": [[r.namespace, r.value, r.type] for r in datapoint.numeric_restricts],
+        "tag": datapoint.crowding_tag,
+        "metadata": dict(datapoint.metadata),
+    }
+
+
+def _from_record(datapoint_id: str, record: Mapping[str, object]) -> Datapoint:
+    restricts = cast(Sequence[tuple[str, list[str], list[str]]], record["restricts"])
+    numbers = cast(Sequence[tuple[str, float, NumericType]], record["numbers"])
+    return Datapoint(
+        datapoint_id,
+        tuple(Restrict(namespace, tuple(allow), tuple(deny)) for namespace, allow, deny in restricts),
+        tuple(NumericRestrict(namespace, value, kind) for namespace, value, kind in numbers),
+        cast("str | None", record["tag"]),
+        cast(dict[str, object], record["metadata"]),
+    )

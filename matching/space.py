@@ -1,0 +1,345 @@
+"""One vector space of an index version: plan a search, run it over the shards, rank what they found.
+
+Distances here are -dot for "ip", 1 - cos for "cosine" (vectors and queries are unit vectors) and squared L2 for "l2". Rows are
+datapoint rows of the version; a missing neighbor is row -1 at distance +inf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+import cpp_ext
+from matching.datapoint import Metric, SparseRows
+from matching.encoder_spec import EncoderSpec
+from matching.faiss_index import FaissIndex
+from matching.manifest import SpaceEntry
+
+Bitmap = NDArray[np.uint64]
+Found = tuple[NDArray[np.int64], NDArray[np.float32]]
+
+PlanKind = Literal["exact", "graph", "ivf"]
+_REFINE = 10  # IVF-PQ ranks that many times k candidates again: 8-bit codes alone order the first ten badly
+_WIDEN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a search is run. `effort` is efSearch or nprobe, None for the exact scan."""
+
+    kind: PlanKind
+    effort: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Datapoint rows first_row .. first_row + n_rows; offsets int64[n_rows + 1] where a datapoint owns several vectors."""
+
+    first_row: int
+    n_rows: int
+    vectors: NDArray[np.float32]
+    offsets: NDArray[np.int64] | None
+    index: FaissIndex | None
+
+    def owners(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Turn vector positions into shard rows; -1 stays -1."""
+        if self.offsets is None:
+            return positions
+        rows = np.searchsorted(self.offsets, positions, side="right") - 1
+        return np.where(positions < 0, -1, rows)
+
+    def words(self, bitmap: Bitmap) -> Bitmap:
+        """Return the shard's part of a bitmap over all rows, as a view."""
+        return bitmap[self.first_row // 64 : -(-(self.first_row + self.n_rows) // 64)]
+
+    def selected(self, matching: Bitmap) -> NDArray[np.uint8]:
+        """Return the bitmap over vector positions that FAISS reads."""
+        words = np.ascontiguousarray(self.words(matching)).view(np.uint8)
+        if self.offsets is None:
+            return words
+        bits = np.unpackbits(words, count=self.n_rows, bitorder="little")
+        return np.packbits(np.repeat(bits, np.diff(self.offsets)), bitorder="little")
+
+
+@dataclass(frozen=True, slots=True)
+class SparseIndex:
+    """Inverted index of the sparse side: term t stands in rows[offsets[t]:offsets[t + 1]] with those weights.
+
+    Attributes:
+        dimensions: int64[t], sorted; the sparse dimension of each term.
+    """
+
+    dimensions: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    rows: NDArray[np.int32]
+    weights: NDArray[np.float32]
+
+    def scores(self, queries: SparseRows, n_rows: int) -> NDArray[np.float32]:
+        """Return the inner products of sparse queries with all datapoints, float32[q, n_rows]."""
+        scores = np.zeros((len(queries), n_rows), np.float32)
+        if not len(self.dimensions):
+            return scores
+        for at in range(len(queries)):
+            part = slice(int(queries.offsets[at]), int(queries.offsets[at + 1]))
+            wanted, weights = queries.dimensions[part], queries.values[part]
+            terms = np.searchsorted(self.dimensions, wanted)
+            known = self.dimensions[np.minimum(terms, len(self.dimensions) - 1)] == wanted
+            scores[at] = cpp_ext.sparse_scores(
+                self.offsets, self.rows, self.weights, terms[known].astype(np.int64), weights[known], n_rows
+            )
+        return scores
+
+
+class Space:
+    """A searchable space. Immutable and thread-safe."""
+
+    def __init__(
+        self,
+        entry: SpaceEntry,
+        shards: Sequence[Shard],
+        *,
+        n_rows: int,
+        sparse: SparseIndex | None = None,
+        encoder: EncoderSpec | None = None,
+    ) -> None:
+        self.entry = entry
+        self.shards = tuple(shards)
+        self.n_rows = n_rows
+        self.encoder = encoder
+        self._sparse = sparse
+
+    @property
+    def name(self) -> str:
+        """The name that queries give."""
+        return self.entry.name
+
+    @property
+    def space_id(self) -> str:
+        """Digest of the encoder; vectors of another space_id do not belong here."""
+        return self.entry.space_id
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of the distances."""
+        return self.entry.metric
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self.entry.dim
+
+    @property
+    def modality(self) -> str | None:
+        """What its encoder reads: text, image or fused; None for ready-made vectors."""
+        return self.entry.modality
+
+    @property
+    def plan_name(self) -> str:
+        """How the space is indexed: flat, hnsw or ivfpq."""
+        return self.entry.plan.name
+
+    @property
+    def n_vectors(self) -> int:
+        """Number of vectors, which may be more or fewer than datapoints."""
+        return self.entry.n_vectors
+
+    @property
+    def recall(self) -> float:
+        """Mean recall@10 measured at build time with the default plan."""
+        return self.entry.recall.mean
+
+    @property
+    def has_sparse(self) -> bool:
+        """Whether queries may carry a sparse side."""
+        return self._sparse is not None
+
+    @cached_property
+    def present(self) -> Bitmap | None:
+        """Bitmap of the datapoints that own a vector here, None where all do."""
+        if not self.entry.is_grouped or self.entry.n_datapoints == self.n_rows:
+            return None
+        bitmap = cpp_ext.new_bitmap(self.n_rows)
+        for shard in self.shards:
+            assert shard.offsets is not None
+            cpp_ext.set_rows(bitmap, shard.first_row + np.flatnonzero(np.diff(shard.offsets)))
+        return bitmap
+
+    def vectors_of(self, row: int) -> NDArray[np.float32]:
+        """Return the vectors that a datapoint owns, float32[m, dim]."""
+        shard = next(s for s in self.shards if s.first_row <= row < s.first_row + s.n_rows)
+        at = row - shard.first_row
+        if shard.offsets is None:
+            return shard.vectors[at : at + 1]
+        return shard.vectors[shard.offsets[at] : shard.offsets[at + 1]]
+
+    def plan(self, k: int, n_matching: int, *, exact: bool, effort: int | None, recall_target: float | None) -> Plan:
+        """Choose how to search, knowing how many datapoints match.
+
+        A small subset is scanned exactly, because that is cheaper than any index; else the operating table gives the cheapest
+        effort that reached the recall target at this selectivity, or says that only the exact scan does.
+        """
+        if exact or self.entry.plan.name == "flat" or n_matching <= self.entry.exact_below:
+            return Plan("exact")
+        kind: PlanKind = "graph" if self.entry.plan.name == "hnsw" else "ivf"
+        if effort is not None:
+            return Plan(kind, max(effort, k) if kind == "graph" else effort)
+        target = self.entry.recall_target if recall_target is None else recall_target
+        selectivity = n_matching / max(self.entry.n_datapoints, 1)
+        points = [p for p in self.entry.operating_table if p.recall_target >= target and p.selectivity <= selectivity]
+        if not points:
+            return Plan("exact")
+        reach = min((p.k for p in points if p.k >= k), default=max(p.k for p in points))
+        point = min((p for p in points if p.k == reach), key=lambda p: (p.recall_target, -p.selectivity))
+        if point.effort is None:
+            return Plan("exact")
+        stretch = -(-k // reach) if k > reach else 1
+        return Plan(kind, point.effort * stretch)
+
+    def search(
+        self,
+        plan: Plan,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        matching: Bitmap | None,
+        n_matching: int,
+        sparse: SparseRows | None = None,
+        tags: NDArray[np.int32] | None = None,
+        tag_cap: int = 0,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
+        """Run a plan; what an index search leaves short of min(k, n_matching) is finished by the exact scan.
+
+        Args:
+            queries: float32[q, dim], finite; unit vectors for "cosine".
+            matching: bitmap of the rows that may be found, None for all.
+            sparse: sparse side of the queries; joins as alpha * cos(dense) + (1 - alpha) * cos(sparse).
+
+        Returns:
+            rows int64[q, k], distances float32[q, k], and the number of datapoints whose exact distance was computed.
+        """
+        ask = _Ask(queries, k, matching, None, tags, tag_cap)
+        scores = None
+        if sparse is not None and self._sparse is not None:
+            alpha = np.float32(self.entry.alpha)
+            scores = self._sparse.scores(sparse, self.n_rows)
+            ask = _Ask(queries * alpha, k, matching, scores * (alpha - 1), tags, tag_cap)
+        if plan.kind == "exact":
+            rows, distances = self._scan(ask)
+            n_scanned = n_matching * len(queries)
+        else:
+            rows, distances, n_scanned = self._search_index(plan, ask, scores)
+            wanted = min(k, n_matching)
+            short = np.flatnonzero(np.count_nonzero(rows >= 0, axis=1) < wanted)
+            if len(short):
+                rows[short], distances[short] = self._scan(ask.only(short))
+                n_scanned += n_matching * len(short)
+        if self.metric == "cosine":
+            distances = distances + np.float32(1)
+        return rows, distances, n_scanned
+
+    def _search_index(
+        self, plan: Plan, ask: _Ask, scores: NDArray[np.float32] | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
+        assert plan.effort is not None
+        n_candidates = max(plan.effort, ask.k) if plan.kind == "graph" else max(_REFINE * ask.k, 100)
+        if ask.tag_cap:
+            n_candidates *= _WIDEN
+        n_scanned = 0
+        found = []
+        for shard in self.shards:
+            assert shard.index is not None
+            selected = None if ask.matching is None else shard.selected(ask.matching)
+            positions = shard.index.search(ask.queries, n_candidates, effort=plan.effort, selected=selected)
+            candidates = shard.owners(positions)
+            if scores is not None:
+                candidates = np.hstack([candidates, self._best_sparse(shard, ask, scores, n_candidates)])
+            n_scanned += int(np.count_nonzero(candidates >= 0))
+            rows, distances = cpp_ext.rescore(
+                shard.vectors,
+                ask.queries,
+                np.ascontiguousarray(candidates),
+                ask.k,
+                metric=self._kernel_metric,
+                offsets=shard.offsets,
+                best_of=self.entry.best_of,
+                bias=ask.bias_of(shard),
+                tags=ask.tags_of(shard),
+                tag_cap=ask.tag_cap,
+            )
+            found.append((rows, distances))
+        rows, distances = self._merged(found, ask)
+        return rows, distances, n_scanned
+
+    def _best_sparse(
+        self, shard: Shard, ask: _Ask, scores: NDArray[np.float32], n_candidates: int
+    ) -> NDArray[np.int64]:
+        """Return the shard's rows of best sparse score, -1 where none is above 0."""
+        part = scores[:, shard.first_row : shard.first_row + shard.n_rows]
+        if ask.matching is not None:
+            bits = np.unpackbits(
+                np.ascontiguousarray(shard.words(ask.matching)).view(np.uint8), count=shard.n_rows, bitorder="little"
+            )
+            part = part * bits
+        n = min(n_candidates, shard.n_rows)
+        best = np.argpartition(-part, n - 1, axis=1)[:, :n].astype(np.int64)
+        return np.where(np.take_along_axis(part, best, axis=1) > 0, best, -1)
+
+    def _scan(self, ask: _Ask) -> Found:
+        found = []
+        for shard in self.shards:
+            mask = None if ask.matching is None else np.ascontiguousarray(shard.words(ask.matching))
+            found.append(
+                cpp_ext.scan(
+                    shard.vectors,
+                    ask.queries,
+                    ask.k,
+                    metric=self._kernel_metric,
+                    mask=mask,
+                    offsets=shard.offsets,
+                    best_of=self.entry.best_of,
+                    bias=ask.bias_of(shard),
+                    tags=ask.tags_of(shard),
+                    tag_cap=ask.tag_cap,
+                )
+            )
+        return self._merged(found, ask)
+
+    def _merged(self, found: Sequence[Found], ask: _Ask) -> Found:
+        if len(self.shards) == 1:
+            return found[0]
+        rows = np.stack([np.where(r < 0, -1, r + s.first_row) for (r, _), s in zip(found, self.shards)])
+        distances = np.stack([d for _, d in found])
+        return cpp_ext.merge(rows, distances, ask.k, tags=ask.tags if ask.tag_cap else None, tag_cap=ask.tag_cap)
+
+    @property
+    def _kernel_metric(self) -> Metric:
+        return "ip" if self.metric == "cosine" else self.metric  # both sides are unit vectors
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    queries: NDArray[np.float32]
+    k: int
+    matching: Bitmap | None
+    bias: NDArray[np.float32] | None
+    tags: NDArray[np.int32] | None
+    tag_cap: int
+
+    def only(self, at: NDArray[np.int64]) -> _Ask:
+        bias = None if self.bias is None else np.ascontiguousarray(self.bias[at])
+        return _Ask(np.ascontiguousarray(self.queries[at]), self.k, self.matching, bias, self.tags, self.tag_cap)
+
+    def bias_of(self, shard: Shard) -> NDArray[np.float32] | None:
+        if self.bias is None:
+            return None
+        return np.ascontiguousarray(self.bias[:, shard.first_row : shard.first_row + shard.n_rows])
+
+    def tags_of(self, shard: Shard) -> NDArray[np.int32] | None:
+        if not self.tag_cap or self.tags is None:
+            return None
+        return self.tags[shard.first_row : shard.first_row + shard.n_rows]

@@ -1,0 +1,363 @@
+"""An index version, opened: one immutable object that answers searches and reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+import cpp_ext
+from matching.columns import Columns
+from matching.container import open_container
+from matching.datapoint import Datapoint, Filter, Neighbor, NumericType, SparseRows
+from matching.encoder_spec import EncoderSpec
+from matching.errors import CorruptArtifact, InvalidQuery, NotFound
+from matching.faiss_index import FaissIndex
+from matching.manifest import FILE_NAME, Manifest, ShardEntry, SpaceEntry, read_manifest
+from matching.space import Bitmap, Plan, Shard, Space, SparseIndex
+
+MAX_K = 10_000
+MAX_MAGNITUDE = 1e6
+MIN_NORM = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Answers of one call, and how they were found.
+
+    Attributes:
+        neighbors: one tuple a query, nearest first, ties by datapoint id.
+        plan: "exact", "graph" or "ivf".
+        effort: efSearch or nprobe that was used, None for exact.
+        n_matching: datapoints that pass the filter and have a vector in the space.
+        n_scanned: exact distances computed, over all queries.
+    """
+
+    neighbors: tuple[tuple[Neighbor, ...], ...]
+    plan: str
+    effort: int | None
+    n_matching: int
+    n_scanned: int
+    version_id: str
+
+
+class IndexVersion:
+    """A sealed version, memory-mapped. Immutable and thread-safe."""
+
+    def __init__(self, version_id: str, manifest: Manifest, columns: Columns, spaces: Mapping[str, Space]) -> None:
+        self.version_id = version_id
+        self.manifest = manifest
+        self.columns = columns
+        self.spaces = spaces
+
+    @classmethod
+    def open(cls, directory: Path, *, verify: bool = True) -> IndexVersion:
+        """Open the version that lies in `directory`.
+
+        Args:
+            verify: check every block of every file before anything is read from it.
+
+        Raises:
+            CorruptArtifact: a file is missing, truncated or changed, or does not fit the manifest.
+        """
+        manifest = read_manifest(directory)
+        for name, sealed in manifest.files.items():
+            file = directory / name
+            size = file.stat().st_size if file.is_file() else -1
+            if size != sealed.n_bytes:
+                raise CorruptArtifact(
+                    f"[open] version {directory.name}: {name} {'is missing' if size < 0 else f'has {size:,} bytes'}, "
+                    f"{sealed.n_bytes:,} were sealed; restore the version or build again"
+                )
+        columns = Columns.open(directory / manifest.columns, verify=verify)
+        if len(columns) != manifest.n_datapoints:
+            raise CorruptArtifact(
+                f"[open] version {directory.name}: {len(columns):,} datapoints in the columns, {manifest.n_datapoints:,} in "
+                f"{FILE_NAME}; build again"
+            )
+        spaces = {entry.name: open_space(directory, entry, len(columns), verify=verify) for entry in manifest.spaces}
+        return cls(directory.name, manifest, columns, spaces)
+
+    @property
+    def created_at(self) -> str:
+        """When the version was sealed, ISO 8601 in UTC."""
+        return self.manifest.created_at
+
+    @property
+    def n_datapoints(self) -> int:
+        """Number of datapoints."""
+        return self.manifest.n_datapoints
+
+    @property
+    def images_dir(self) -> str | None:
+        """Where the catalogue's pictures lay when the version was built."""
+        return cast("str | None", self.manifest.source.get("images_dir"))
+
+    def space(self, name: str) -> Space:
+        """Return a space by name.
+
+        Raises:
+            NotFound: the version has no such space.
+        """
+        if name not in self.spaces:
+            raise NotFound(f"[search] no space {name!r} in version {self.version_id}; it has {sorted(self.spaces)}")
+        return self.spaces[name]
+
+    def search(
+        self,
+        vectors: NDArray[np.float32],
+        k: int,
+        *,
+        space: str,
+        filter: Filter = Filter(),
+        crowding_cap: int = 0,
+        exact: bool = False,
+        effort: int | None = None,
+        recall_target: float | None = None,
+        sparse: SparseRows | None = None,
+        exclude: Sequence[str] = (),
+    ) -> SearchResult:
+        """Return the nearest datapoints of each query: min(k, matches) of them, under any filter.
+
+        Args:
+            vectors: float32[q, dim]; normalised here where the metric is cosine.
+            filter: what the datapoints must pass.
+            crowding_cap: how many results may share a crowding tag; 0 for any number. Datapoints without a tag are never capped.
+            exact: scan instead of searching an index.
+            effort: efSearch or nprobe, instead of what the operating table says.
+            recall_target: choose the effort for this recall instead of the version's.
+            sparse: sparse sides of the queries, in a space that has one.
+            exclude: datapoint ids that are not wanted.
+
+        Raises:
+            NotFound: no such space.
+            InvalidQuery: wrong dimension, a number that is not finite, or a knob out of range.
+        """
+        target = self.space(space)
+        queries = check_queries(vectors, target)
+        check_knobs(k, crowding_cap, effort, recall_target)
+        if sparse is not None and (len(sparse) != len(queries) or not target.has_sparse):
+            raise InvalidQuery(
+                f"[search] {len(sparse)} sparse queries beside {len(queries)} dense ones in space {space!r}, which has "
+                f"{'a' if target.has_sparse else 'no'} sparse side; send one a query, or none"
+            )
+        matching = self._matching(target, filter, self._known_rows(exclude))
+        n_matching = target.entry.n_datapoints if matching is None else cpp_ext.count(matching, self.n_datapoints)
+        plan = target.plan(k, n_matching, exact=exact, effort=effort, recall_target=recall_target)
+        rows, distances, n_scanned = target.search(
+            plan,
+            queries,
+            k,
+            matching=matching,
+            n_matching=n_matching,
+            sparse=sparse,
+            tags=self.columns.tags,
+            tag_cap=crowding_cap,
+        )
+        return self._result(rows, distances, plan, n_matching, n_scanned)
+
+    def search_by_id(
+        self,
+        datapoint_ids: Sequence[str],
+        k: int,
+        *,
+        space: str,
+        include_self: bool = False,
+        filter: Filter = Filter(),
+        crowding_cap: int = 0,
+        exact: bool = False,
+        effort: int | None = None,
+        recall_target: float | None = None,
+    ) -> SearchResult:
+        """Return the nearest datapoints of datapoints; of several vectors of one, the mean asks.
+
+        Raises:
+            NotFound: no such space or datapoint.
+            InvalidQuery: a datapoint has no vector in the space, or a knob is out of range.
+        """
+        target = self.space(space)
+        check_knobs(k, crowding_cap, effort, recall_target)
+        queries = np.stack([self._query_vector(target, self.columns.row(i)) for i in datapoint_ids])
+        parts = [
+            self.search(
+                queries[at : at + 1],
+                k,
+                space=space,
+                filter=filter,
+                crowding_cap=crowding_cap,
+                exact=exact,
+                effort=effort,
+                recall_target=recall_target,
+                exclude=() if include_self else (datapoint_id,),
+            )
+            for at, datapoint_id in enumerate(datapoint_ids)
+        ]
+        first = parts[0]
+        return SearchResult(
+            tuple(part.neighbors[0] for part in parts),
+            first.plan,
+            first.effort,
+            max(part.n_matching for part in parts),
+            sum(part.n_scanned for part in parts),
+            self.version_id,
+        )
+
+    def datapoints(self, datapoint_ids: Sequence[str]) -> tuple[Datapoint, ...]:
+        """Return datapoints by id.
+
+        Raises:
+            NotFound: an id is unknown.
+        """
+        return tuple(self.columns.datapoint(self.columns.row(i)) for i in datapoint_ids)
+
+    def vectors(self, datapoint_ids: Sequence[str], space: str) -> tuple[NDArray[np.float32], ...]:
+        """Return the vectors of datapoints in a space, float32[m, dim] each.
+
+        Raises:
+            NotFound: an id or the space is unknown.
+        """
+        target = self.space(space)
+        return tuple(target.vectors_of(self.columns.row(i)) for i in datapoint_ids)
+
+    def facets(self, namespace: str) -> dict[str, int]:
+        """Return how many datapoints have each token of a namespace, most frequent first."""
+        return self.columns.facets(namespace)
+
+    def namespaces(self) -> tuple[str, ...]:
+        """Return the token namespaces."""
+        return self.columns.namespaces()
+
+    def numeric_types(self) -> dict[str, NumericType]:
+        """Return the type of each numeric namespace."""
+        return self.columns.numeric_types()
+
+    def numeric_range(self, namespace: str) -> tuple[float, float]:
+        """Return least and greatest number of a namespace."""
+        return self.columns.numeric_range(namespace)
+
+    def _known_rows(self, datapoint_ids: Sequence[str]) -> list[int]:
+        rows = (self.columns.find(i) for i in datapoint_ids)
+        return [row for row in rows if row >= 0]
+
+    def _matching(self, space: Space, wanted: Filter, excluded: Sequence[int]) -> Bitmap | None:
+        if not wanted and not excluded:
+            return space.present
+        matching = self.columns.matching(wanted)
+        if space.present is not None:
+            cpp_ext.intersect(matching, space.present)
+        cpp_ext.clear_rows(matching, np.asarray(excluded, np.int64))
+        return matching
+
+    def _query_vector(self, space: Space, row: int) -> NDArray[np.float32]:
+        vectors = space.vectors_of(row)
+        if not len(vectors):
+            raise InvalidQuery(
+                f"[search] datapoint {self.columns.datapoint_id(row)!r} has no vector in space {space.name!r}; ask in another "
+                f"space of {sorted(self.spaces)}"
+            )
+        return cast(NDArray[np.float32], vectors.mean(axis=0, dtype=np.float32))
+
+    def _result(
+        self, rows: NDArray[np.int64], distances: NDArray[np.float32], plan: Plan, n_matching: int, n_scanned: int
+    ) -> SearchResult:
+        columns = self.columns
+        neighbors = tuple(
+            tuple(
+                Neighbor(columns.datapoint_id(row), distance, columns.crowding_tag(row))
+                for row, distance in zip(of_query.tolist(), at.tolist())
+                if row >= 0
+            )
+            for of_query, at in zip(rows, distances)
+        )
+        return SearchResult(neighbors, plan.kind, plan.effort, n_matching, n_scanned, self.version_id)
+
+
+def open_space(directory: Path, entry: SpaceEntry, n_rows: int, *, verify: bool) -> Space:
+    """Open one space of the version in `directory`.
+
+    Raises:
+        CorruptArtifact: a file of it is not what was sealed.
+    """
+    shards = [_open_shard(directory, entry, shard, verify=verify) for shard in entry.shards]
+    sparse = None
+    if entry.sparse is not None:
+        arrays = open_container(directory / entry.sparse, "sparse", verify=verify)
+        sparse = SparseIndex(
+            arrays["dimensions"].view(np.int64),
+            arrays["offsets"].view(np.int64),
+            arrays["rows"].view(np.int32),
+            arrays["weights"].view(np.float32),
+        )
+    encoder = None
+    if entry.encoder is not None:
+        held = entry.encoder.arrays
+        fitted = {} if held is None else open_container(directory / held, "encoder", verify=verify)
+        encoder = EncoderSpec(entry.encoder.kind, entry.encoder.params, fitted)
+    return Space(entry, shards, n_rows=n_rows, sparse=sparse, encoder=encoder)
+
+
+def _open_shard(directory: Path, entry: SpaceEntry, shard: ShardEntry, *, verify: bool) -> Shard:
+    arrays = open_container(directory / shard.vectors, "vectors", verify=verify)
+    vectors = arrays["vectors"].view(np.float32)
+    offsets = arrays["offsets"].view(np.int64) if entry.is_grouped else None
+    fits = vectors.shape == (shard.n_vectors, entry.dim) and (
+        len(vectors) == shard.n_rows
+        if offsets is None
+        else len(offsets) == shard.n_rows + 1
+        and offsets[0] == 0
+        and offsets[-1] == len(vectors)
+        and bool((np.diff(offsets) >= 0).all())
+    )
+    if not fits:
+        raise CorruptArtifact(f"[open] version {directory.name}: {shard.vectors} does not fit {FILE_NAME}; build again")
+    index = None
+    if shard.faiss is not None:
+        blob = open_container(directory / shard.faiss, "faiss", verify=verify)["bytes"].view(np.uint8)
+        kind: Literal["hnsw", "ivfpq"] = "hnsw" if entry.plan.name == "hnsw" else "ivfpq"
+        index = FaissIndex.load(blob, dim=entry.dim, n_vectors=shard.n_vectors, kind=kind)
+    return Shard(shard.first_row, shard.n_rows, vectors, offsets, index)
+
+
+def check_queries(vectors: NDArray[np.float32], space: Space) -> NDArray[np.float32]:
+    """Return queries as float32[q, dim], of unit norm where the metric is cosine.
+
+    Raises:
+        InvalidQuery: another shape, or a value that is not finite or too large.
+    """
+    queries = np.ascontiguousarray(vectors, np.float32)
+    if queries.ndim != 2 or queries.shape[1] != space.dim or not len(queries):
+        raise InvalidQuery(
+            f"[search] queries of shape {list(queries.shape)} for space {space.name!r}; expected [q, {space.dim}] with q >= 1"
+        )
+    if not np.isfinite(queries).all() or np.abs(queries).max() > MAX_MAGNITUDE:
+        raise InvalidQuery(
+            f"[search] a query holds a value that is not finite or larger than {MAX_MAGNITUDE:g}; send finite numbers"
+        )
+    if space.metric != "cosine":
+        return queries
+    norms = np.linalg.norm(queries, axis=1, keepdims=True)
+    if norms.min() < MIN_NORM:
+        raise InvalidQuery(
+            f"[search] a query of norm {norms.min():g} has no direction; cosine needs a norm of {MIN_NORM:g}"
+        )
+    return cast(NDArray[np.float32], queries / norms)
+
+
+def check_knobs(k: int, crowding_cap: int, effort: int | None, recall_target: float | None) -> None:
+    """Check the numbers a caller may turn.
+
+    Raises:
+        InvalidQuery: one is out of range.
+    """
+    if not 1 <= k <= MAX_K:
+        raise InvalidQuery(f"[search] k is {k}; expected 1 to {MAX_K:,}")
+    if crowding_cap < 0:
+        raise InvalidQuery(f"[search] the crowding cap is {crowding_cap}; expected 0 (none) or more")
+    if effort is not None and not 1 <= effort <= MAX_K:
+        raise InvalidQuery(f"[search] effort is {effort}; expected 1 to {MAX_K:,}")
+    if recall_target is not None and not 0 < recall_target <= 1:
+        raise InvalidQuery(f"[search] recall_target is {recall_target}; expected above 0, up to 1")
