@@ -1,0 +1,365 @@
+"""The HTTP front: routes to use cases. Bodies are read by `serving.wire.vertex_json`, refused by `serving.intake`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from matching.datapoint import Filter
+from matching.errors import InvalidQuery, LikewiseError
+from serving.health import Health
+from serving.intake import DEADLINE, RECORD, App, Intake, error_response, http_error_body
+from serving.metrics import CONTENT_TYPE, Metrics
+from serving.pictures import Pictures
+from serving.query import Answer, Options
+from serving.recommender import Recommender
+from serving.request_log import RequestRecord
+from serving.settings import ServingSettings
+from serving.wire import schema
+from serving.wire import vertex_json as wire
+
+IMAGE_SEARCH: Final = "/v1/search/image"
+PAGE: Final = Path(__file__).parent / "page"
+_JSON: Final = "application/json"
+_FRONT: Final = {  # served path -> file below page/, content type
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/docs": ("docs.html", "text/html; charset=utf-8"),
+    "/page/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/page/docs.js": ("docs.js", "text/javascript; charset=utf-8"),
+    "/page/mark.svg": ("mark.svg", "image/svg+xml"),
+}
+_POLICY: Final = (
+    "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+)
+
+
+class HttpApi:
+    """The routes of one service. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        recommender: Recommender,
+        *,
+        health: Health,
+        metrics: Metrics,
+        settings: ServingSettings,
+        example_vector_dim: int,
+    ) -> None:
+        self._recommender = recommender
+        self._health = health
+        self._metrics = metrics
+        self._settings = settings
+        self._pictures = Pictures(recommender.snapshot.version.images_dir)
+        self._front = {path: (PAGE / name).read_bytes() for path, (name, _) in _FRONT.items()}
+        self._examples = _examples(recommender, example_vector_dim)
+
+    def app(self) -> App:
+        """Return the ASGI application, intake included."""
+        api = FastAPI(
+            title="Likewise",
+            version="1",
+            description="Nearest neighbours of texts, pictures, items and vectors.",
+            docs_url=None,  # its page needs a CDN; ours does not
+            redoc_url=None,
+        )
+        self._add_routes(api)
+        api.add_exception_handler(LikewiseError, _on_likewise_error)
+        api.add_exception_handler(HTTPException, _on_http_error)
+        return Intake(api, settings=self._settings, metrics=self._metrics, image_path=IMAGE_SEARCH)
+
+    def _add_routes(self, api: FastAPI) -> None:
+        examples = self._examples
+        _add(api, "POST", "/v1/search", self.search, "Neighbours of a text", schema.SearchResponse,
+             body=schema.SearchRequest, example=examples["search"])  # fmt: skip
+        _add(api, "POST", IMAGE_SEARCH, self.search_image, "Neighbours of a picture: the body is the file",
+             schema.SearchResponse, picture=True, parameters=schema.search_parameters(Options().k))  # fmt: skip
+        _add(api, "GET", "/v1/items", self.browse, "Items spread over the catalogue", schema.BrowseResponse,
+             parameters=[
+                 {"name": "k", "in": "query", "schema": {"type": "integer", "default": 24}},
+                 {"name": "offset", "in": "query", "schema": {"type": "integer", "default": 0}},
+                 schema.RESTRICT_PARAMETER, schema.FILTER_PARAMETER,
+             ])  # fmt: skip
+        _add(api, "GET", "/v1/items/{datapoint_id:path}/similar", self.similar, "Neighbours of an item",
+             schema.SearchResponse, parameters=[
+                 {"name": "datapoint_id", "in": "path", "required": True, "schema": {"type": "string"},
+                  "example": examples["id"]},
+                 *schema.search_parameters(Options().k),
+             ])  # fmt: skip
+        _add(api, "POST", "/v1/findNeighbors", self.find_neighbors, "Neighbours of vectors or items, a batch",
+             schema.FindNeighborsResponse, body=schema.FindNeighborsRequest, example=examples["find"])  # fmt: skip
+        _add(api, "POST", "/v1/readIndexDatapoints", self.read_datapoints, "Items by id",
+             schema.ReadIndexDatapointsResponse, body=schema.ReadIndexDatapointsRequest, example=examples["read"])  # fmt: skip
+        _add(api, "GET", "/v1/facets", self.facets, "Counts of tokens and ranges of numbers", schema.FacetsResponse,
+             parameters=[
+                 {"name": name, "in": "query", "schema": {"type": "array", "items": {"type": "string"}}, "description": meant,
+                  "example": example}
+                 for name, meant, example in (
+                     ("namespace", "a namespace of tokens", ["category"]), ("number", "a namespace of numbers", ["price"])
+                 )
+             ])  # fmt: skip
+        _add(api, "GET", "/v1/versions/current", self.version, "What is being served", schema.VersionResponse)
+        # The hot path leaves out what a documented route costs in time; both lead to the same method.
+        api.router.routes.insert(0, Route("/v1/findNeighbors", self.find_neighbors, methods=["POST"]))
+        for path, handler in (
+            ("/healthz", self.healthz),
+            ("/readyz", self.readyz),
+            ("/metrics", self.exposition),
+            ("/images/{path:path}", self.image),
+            *((path, self.front) for path in _FRONT),
+        ):
+            api.router.routes.append(Route(path, handler, methods=["GET"]))
+
+    async def search(self, request: Request) -> Response:
+        """Answer a text."""
+        record = _begin(request, "search_text")
+        began = time.perf_counter()
+        text, options = wire.parse_search(await self._json(request))
+        answer = await self._recommender.search_text(text, options, deadline=request.scope[DEADLINE])
+        return _searched(record, answer, options, began)
+
+    async def search_image(self, request: Request) -> Response:
+        """Answer a picture."""
+        record = _begin(request, "search_image")
+        began = time.perf_counter()
+        options = _options(request, self._settings.max_json_depth)
+        answer = await self._recommender.search_image(await request.body(), options, deadline=request.scope[DEADLINE])
+        return _searched(record, answer, options, began)
+
+    async def similar(self, request: Request) -> Response:
+        """Answer an item."""
+        record = _begin(request, "similar_items")
+        began = time.perf_counter()
+        options = _options(request, self._settings.max_json_depth)
+        datapoint_id = request.path_params["datapoint_id"]
+        answer = await self._recommender.similar_items(datapoint_id, options, deadline=request.scope[DEADLINE])
+        return _searched(record, answer, options, began)
+
+    async def browse(self, request: Request) -> Response:
+        """Answer with a window of the catalogue."""
+        record = _begin(request, "browse")
+        parameters = _parameters(request, {"k", "offset", "restrict", "filter"})
+        record.k = _whole(parameters, "k", 24)
+        wanted, offset = _filter(request, self._settings.max_json_depth), _whole(parameters, "offset", 0)
+        window = await self._recommender.browse(wanted, record.k, offset=offset, deadline=request.scope[DEADLINE])
+        record.index_version = window.version_id
+        return _json(wire.window_json(window))
+
+    async def find_neighbors(self, request: Request) -> Response:
+        """Answer a batch in the Vertex shape."""
+        record = _begin(request, "find_neighbors")
+        queries, full = wire.parse_find_neighbors(await self._json(request))
+        answer = await self._recommender.find_neighbors(
+            queries, deadline=request.scope[DEADLINE], detail="vectors" if full else "id"
+        )
+        record.answered(answer, max(query.options.k for query in queries))
+        return _json(wire.find_neighbors_json(answer))
+
+    async def read_datapoints(self, request: Request) -> Response:
+        """Answer with items by id."""
+        record = _begin(request, "read_datapoints")
+        ids, space = wire.parse_read(await self._json(request))
+        answer = await self._recommender.read_datapoints(ids, deadline=request.scope[DEADLINE], space=space)
+        record.index_version, record.q = answer.version_id, len(ids)
+        return _json(wire.read_json(answer))
+
+    async def facets(self, request: Request) -> Response:
+        """Answer with counts and ranges."""
+        record = _begin(request, "facets")
+        _parameters(request, {"namespace", "number"})
+        tokens, numbers = request.query_params.getlist("namespace"), request.query_params.getlist("number")
+        facets = await self._recommender.facets(tokens, numbers, deadline=request.scope[DEADLINE])
+        record.index_version = facets.version_id
+        return _json(wire.facets_json(facets))
+
+    async def version(self, request: Request) -> Response:
+        """Answer with what is being served."""
+        record = _begin(request, "version")
+        version = self._recommender.version()
+        record.index_version = version.version_id
+        return _json(wire.version_json(version))
+
+    async def healthz(self, request: Request) -> Response:
+        """Answer as long as the process lives."""
+        _begin(request, "healthz")
+        return Response(b'{"status":"ok"}', media_type=_JSON)
+
+    async def readyz(self, request: Request) -> Response:
+        """Answer 200 when requests are welcome, else 503 and why not."""
+        _begin(request, "readyz")
+        state = await self._health.state()
+        return Response(wire.dump(state.as_json()), status_code=200 if state.is_ready else 503, media_type=_JSON)
+
+    async def exposition(self, request: Request) -> Response:
+        """Answer with the metrics."""
+        _begin(request, "metrics")
+        encoders = self._recommender.snapshot.encoders
+        body = self._metrics.exposition(is_ready=(await self._health.state()).is_ready, n_waiting=encoders.n_waiting)
+        return Response(body, media_type=CONTENT_TYPE)
+
+    async def image(self, request: Request) -> Response:
+        """Answer with a picture of the catalogue."""
+        _begin(request, "image")
+        picture = self._pictures.find(request.path_params["path"])
+        headers = {"etag": picture.etag, "cache-control": "public, max-age=3600"}
+        if request.headers.get("if-none-match") == picture.etag:
+            return Response(status_code=304, headers=headers)
+        return FileResponse(picture.path, media_type=picture.content_type, stat_result=picture.stat, headers=headers)
+
+    async def front(self, request: Request) -> Response:
+        """Answer with a file of the page."""
+        _begin(request, "page")
+        path = request.url.path
+        headers = {"cache-control": "no-cache", "content-security-policy": _POLICY}
+        return Response(self._front[path], media_type=_FRONT[path][1], headers=headers)
+
+    async def _json(self, request: Request) -> dict[str, Any]:
+        return wire.parse_body(await request.body(), self._settings.max_json_depth)
+
+
+def _add(
+    api: FastAPI,
+    method: str,
+    path: str,
+    handler: Any,
+    summary: str,
+    answer: type[BaseModel],
+    *,
+    body: type[BaseModel] | None = None,
+    example: Mapping[str, Any] | None = None,
+    picture: bool = False,
+    parameters: list[dict[str, Any]] | None = None,
+) -> None:
+    """Add a documented route; FastAPI writes the document, the handler reads and writes the bytes."""
+    extra: dict[str, Any] = {"parameters": parameters or []}
+    if body is not None:
+        content = {
+            _JSON: {
+                "schema": body.model_json_schema(ref_template="#/components/schemas/{model}"),
+                "example": example,
+            }
+        }
+        extra["requestBody"] = {"required": True, "content": content}
+    if picture:
+        binary = {"schema": {"type": "string", "format": "binary"}}
+        extra["requestBody"] = {
+            "required": True,
+            "content": dict.fromkeys(("image/jpeg", "image/png", "image/webp"), binary),
+        }
+    refusals: dict[int | str, dict[str, Any]] = {
+        code: {"model": schema.ErrorResponse} for code in (400, 404, 408, 413, 503, 504)
+    }
+    api.add_api_route(
+        path,
+        handler,
+        methods=[method],
+        summary=summary,
+        response_class=Response,
+        responses={200: {"model": answer, "description": "The answer"}, **refusals},
+        openapi_extra=extra,
+    )
+
+
+def _begin(request: Request, endpoint: str) -> RequestRecord:
+    record: RequestRecord = request.scope[RECORD]
+    record.endpoint = endpoint
+    return record
+
+
+def _json(body: Mapping[str, Any]) -> Response:
+    return Response(wire.dump(body), media_type=_JSON)
+
+
+def _searched(record: RequestRecord, answer: Answer, options: Options, began: float) -> Response:
+    record.answered(answer, options.k)
+    return _json(wire.search_json(answer, (time.perf_counter() - began) * 1e3))
+
+
+def _options(request: Request, max_depth: int) -> Options:
+    parameters = _parameters(request, {"k", "space", "crowdingCap", "exact", "recallTarget", "restrict", "filter"})
+    defaults = Options()
+    exact = parameters.get("exact", "false").lower()
+    if exact not in ("true", "false"):
+        raise InvalidQuery(f"[request] exact is {exact!r}; expected true or false; correct it")
+    recall = parameters.get("recallTarget")
+    try:
+        recall_target = None if recall is None else float(recall)
+    except ValueError:
+        raise InvalidQuery(f"[request] recallTarget is {recall!r}; expected a number; correct it") from None
+    return replace(
+        defaults,
+        k=_whole(parameters, "k", defaults.k),
+        space=parameters.get("space") or None,
+        crowding_cap=_whole(parameters, "crowdingCap", 0),
+        exact=exact == "true",
+        recall_target=recall_target,
+        filter=_filter(request, max_depth),
+    )
+
+
+def _parameters(request: Request, known: set[str]) -> dict[str, str]:
+    given = dict(request.query_params)
+    if unknown := sorted(given.keys() - known):
+        raise InvalidQuery(
+            f"[request] unknown parameter {unknown[0][:100]!r}; expected some of {', '.join(sorted(known))}"
+        )
+    return given
+
+
+def _whole(parameters: Mapping[str, str], name: str, default: int) -> int:
+    value = parameters.get(name)
+    if value is None:
+        return default
+    if not (value.isascii() and value.lstrip("-").isdigit() and len(value) < 10):
+        raise InvalidQuery(f"[request] {name} is {value[:100]!r}; expected a whole number; correct it")
+    return int(value)
+
+
+def _filter(request: Request, max_depth: int) -> Filter:
+    whole = request.query_params.get("filter")
+    wanted = Filter() if whole is None else wire.parse_filter(wire.parse_body(whole.encode(), max_depth))
+    pairs = wire.parse_restricts(request.query_params.getlist("restrict"))
+    return replace(wanted, restricts=wanted.restricts + pairs) if pairs else wanted
+
+
+def _on_likewise_error(request: Request, error: Exception) -> Response:
+    http, body = error_response(error, request.scope[RECORD].request_id)
+    return Response(body, status_code=http, media_type=_JSON)
+
+
+def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = f"[request] {request.method} {request.url.path[:200]}: {error.detail}; /docs lists what there is"
+    body = http_error_body(error.status_code, message, request.scope[RECORD].request_id)
+    return Response(body, status_code=error.status_code, media_type=_JSON, headers=error.headers)
+
+
+def _examples(recommender: Recommender, dim: int) -> dict[str, Any]:
+    """Return requests that this very version answers."""
+    version = recommender.snapshot.version
+    first = version.columns.datapoint_id(0) if version.n_datapoints else ""
+    restricts = []
+    if namespaces := [name for name in version.namespaces() if version.facets(name)]:
+        name = "category" if "category" in namespaces else namespaces[0]
+        restricts = [{"namespace": name, "allowList": [next(iter(version.facets(name)))]}]
+    unit = [1.0] + [0.0] * (dim - 1)
+    return {
+        "id": first,
+        "search": {"text": "black leather shoes", "k": 5, "restricts": restricts},
+        "find": {
+            "queries": [
+                {"datapoint": {"datapointId": first}, "neighborCount": 5},
+                {"datapoint": {"featureVector": unit, "restricts": restricts}, "neighborCount": 5},
+            ]
+        },
+        "read": {"ids": [first]},
+    }

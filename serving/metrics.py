@@ -1,0 +1,83 @@
+"""What a service counts, each thing in one place. Labels are bounded sets, never an id."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """The counters of one service. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._requests = Counter(
+            "likewise_requests", "Requests answered", ["transport", "endpoint", "code"], registry=registry
+        )
+        self._request_seconds = Histogram(
+            "likewise_request_seconds",
+            "Time from a request's first byte to its answer's last",
+            ["transport", "endpoint"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._queries = Counter(
+            "likewise_queries", "Queries searched, a batch counts each", ["plan"], registry=registry
+        )
+        self._search_seconds = Histogram(
+            "likewise_search_seconds", "Time of one search call", ["plan"], buckets=_SECONDS, registry=registry
+        )
+        self._encoded = Counter(
+            "likewise_encoded_contents", "Contents encoded for queries", ["space"], registry=registry
+        )
+        self._encode_seconds = Histogram(
+            "likewise_encode_seconds",
+            "Time of one batch in the encoder process",
+            ["space"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._encoder_restarts = Counter(
+            "likewise_encoder_restarts", "Times the encoder process was started again", registry=registry
+        )
+        self._encoder_waiting = Gauge(
+            "likewise_encoder_waiting_contents", "Contents that wait to be encoded", registry=registry
+        )
+        self._is_ready = Gauge("likewise_ready", "1 while the service takes requests", registry=registry)
+        self._datapoints = Gauge("likewise_index_datapoints", "Datapoints of the served version", registry=registry)
+        self._created = Gauge(
+            "likewise_index_created_timestamp_seconds", "When the served version was built", registry=registry
+        )
+
+    def requested(self, transport: str, endpoint: str, code: str, seconds: float) -> None:
+        """Count an answered request."""
+        self._requests.labels(transport, endpoint, code).inc()
+        self._request_seconds.labels(transport, endpoint).observe(seconds)
+
+    def searched(self, plan: str, n_queries: int, seconds: float) -> None:
+        """Count a search call."""
+        self._queries.labels(plan).inc(n_queries)
+        self._search_seconds.labels(plan).observe(seconds)
+
+    def encoded(self, space: str, n_contents: int, seconds: float) -> None:
+        """Count a batch that the encoder process finished."""
+        self._encoded.labels(space).inc(n_contents)
+        self._encode_seconds.labels(space).observe(seconds)
+
+    def restarted(self) -> None:
+        """Count a new start of the encoder process."""
+        self._encoder_restarts.inc()
+
+    def serves(self, n_datapoints: int, created_timestamp_s: float) -> None:
+        """Set what is being served."""
+        self._datapoints.set(n_datapoints)
+        self._created.set(created_timestamp_s)
+
+    def exposition(self, *, is_ready: bool, n_waiting: int) -> bytes:
+        """Return everything in Prometheus's text format."""
+        self._is_ready.set(is_ready)
+        self._encoder_waiting.set(n_waiting)
+        return generate_latest(self._registry)

@@ -1,0 +1,161 @@
+"""What callers ask and what they are answered, the same for HTTP and gRPC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matching.datapoint import Datapoint, Filter, NumericType, SparseRows
+
+Detail = Literal["id", "metadata", "vectors"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a search is to be answered.
+
+    Attributes:
+        k: how many neighbors.
+        space: which space to search; None takes the one that suits the query.
+        filter: what the neighbors must pass.
+        crowding_cap: how many neighbors may share a crowding tag; 0 is no limit.
+        exact: take no approximate step.
+        effort: candidates of the approximate step; None takes what the operating table says.
+        recall_target: recall to aim at, over 0 and at most 1; None takes the build's.
+        include_self: whether a query by id may find the datapoint itself.
+    """
+
+    k: int = 10
+    space: str | None = None
+    filter: Filter = field(default_factory=Filter)
+    crowding_cap: int = 0
+    exact: bool = False
+    effort: int | None = None
+    recall_target: float | None = None
+    include_self: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NeighborQuery:
+    """One query of a batch: by vector, or by the id of an indexed datapoint.
+
+    Attributes:
+        datapoint_id: names the query in the answer; without a vector, the datapoint to start from.
+        vector: float32[dim], or None.
+        sparse: one row that adds to the vector's score, in a space that has a sparse side.
+        options: how it is to be answered.
+    """
+
+    datapoint_id: str = ""
+    vector: NDArray[np.float32] | None = None
+    sparse: SparseRows | None = None
+    options: Options = field(default_factory=Options)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One neighbor of an answer; `datapoint` and `vectors` (float32[m, dim]) are there when the caller asked for them."""
+
+    datapoint_id: str
+    distance: float
+    crowding_tag: str | None
+    datapoint: Datapoint | None = None
+    vectors: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The answer to one query.
+
+    Attributes:
+        query_id: the query's datapoint id, "" when it had none.
+        neighbors: nearest first.
+        space: the space that was searched.
+        plan: how it was searched, as the index version names it.
+        effort: the candidates or lists that the approximate step looked at, None where there was none.
+        n_matching: datapoints that pass the filter.
+    """
+
+    query_id: str
+    neighbors: tuple[Found, ...]
+    space: str
+    plan: str
+    effort: int | None
+    n_matching: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether no approximate step took part."""
+        return self.plan == "exact"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The results of one request, in the order of its queries, all from one index version."""
+
+    version_id: str
+    results: tuple[Result, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAnswer:
+    """Datapoints in the order asked, each with its vectors (float32[m, dim]) in one space."""
+
+    version_id: str
+    space: str
+    datapoints: tuple[Datapoint, ...]
+    vectors: tuple[NDArray[np.float32], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Some of the datapoints that pass a filter, spread over the catalogue, in an order that a version keeps."""
+
+    version_id: str
+    n_matching: int
+    datapoints: tuple[Datapoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NumericFacet:
+    """The range of one numeric namespace, and the type a restrict on it must have."""
+
+    least: float
+    greatest: float
+    type: NumericType
+
+
+@dataclass(frozen=True, slots=True)
+class Facets:
+    """Counts of the tokens of each namespace, most frequent first, and the ranges of the numeric ones."""
+
+    version_id: str
+    tokens: dict[str, dict[str, int]]
+    numbers: dict[str, NumericFacet]
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceInfo:
+    """One space of the served version."""
+
+    name: str
+    space_id: str
+    modality: str | None
+    metric: str
+    dim: int
+    plan: str
+    n_vectors: int
+    recall: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionInfo:
+    """The served version."""
+
+    version_id: str
+    created_at: str
+    n_datapoints: int
+    spaces: tuple[SpaceInfo, ...]

@@ -1,0 +1,496 @@
+"""The use cases of the online service, over one immutable snapshot a request.
+
+HTTP and gRPC translate bytes to the dataclasses of `serving.query` and back; what a request may ask and how it is answered is
+here, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+
+import cpp_ext
+from embeddings.encoder import Content
+from matching.datapoint import Filter, SparseRows
+from matching.errors import DeadlineExceeded, InvalidContent, InvalidQuery, LimitExceeded, NotFound, Unavailable
+from matching.version import IndexVersion, SearchResult
+from serving.encoder_process import EncoderProcess
+from serving.query import (
+    Answer,
+    Detail,
+    Facets,
+    Found,
+    NeighborQuery,
+    NumericFacet,
+    Options,
+    ReadAnswer,
+    Result,
+    SpaceInfo,
+    VersionInfo,
+    Window,
+)
+from serving.settings import ServingSettings
+
+T = TypeVar("T")
+Asked = Literal["text", "image", "id"]
+_MAX_FACET_TOKENS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What one request is answered from: an index version and the process that holds its encoders."""
+
+    version: IndexVersion
+    encoders: EncoderProcess
+
+
+class SearchObserver(Protocol):
+    """Is told of every search; a service counts it."""
+
+    def searched(self, plan: str, n_queries: int, seconds: float) -> None: ...
+
+
+class Recommender:
+    """Neighbours of a text, a picture, an item or a vector. Belongs to one event loop."""
+
+    def __init__(
+        self, snapshot: Snapshot, *, settings: ServingSettings, observer: SearchObserver | None = None
+    ) -> None:
+        self._snapshot = snapshot
+        self._settings = settings
+        self._observer = observer
+        self._threads = ThreadPoolExecutor(settings.search_threads, thread_name_prefix="search")
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What a request that begins now is answered from."""
+        return self._snapshot
+
+    def close(self) -> None:
+        """Wait for the searches under way and refuse new ones."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def warm(self) -> None:
+        """Search every space once, approximately and exactly, so that no caller pays for the first touch."""
+        version = self._snapshot.version
+        for name, space in version.spaces.items():
+            if space.n_vectors:
+                first = np.zeros((1, space.dim), np.float32)
+                first[0, 0] = 1.0
+                version.search(first, 10, space=name)
+                version.search(first, 10, space=name, exact=True)
+
+    async def search_text(self, text: str, options: Options, *, deadline: float, detail: Detail = "metadata") -> Answer:
+        """Return the neighbours of a text.
+
+        Args:
+            text: what a shopper typed.
+            options: how to answer.
+            deadline: when to give up, on `time.monotonic`'s clock.
+            detail: what to tell of each neighbor.
+
+        Raises:
+            InvalidQuery: the text is empty, the options contradict the version, or the space takes no text.
+            LimitExceeded: the text or the options are over a limit.
+            Unavailable: the encoder process does not answer.
+            DeadlineExceeded: the time ran out.
+        """
+        if not text.strip():
+            raise InvalidQuery("[search] the text is empty; expected a few words; send some, or ask by id or picture")
+        if len(text) > self._settings.max_text_chars:
+            raise LimitExceeded(
+                f"[search] the text has {len(text):,} characters; at most {self._settings.max_text_chars:,}; shorten it"
+            )
+        return await self._search_content("text", Content(text=text), options, deadline, detail)
+
+    async def search_image(
+        self, image: bytes, options: Options, *, deadline: float, detail: Detail = "metadata"
+    ) -> Answer:
+        """Return the neighbours of a picture: the bytes of a JPEG, PNG or WebP file.
+
+        Raises:
+            InvalidContent: the bytes are not such a picture.
+            InvalidQuery: the options contradict the version, or the space takes no picture.
+            LimitExceeded: the picture or the options are over a limit.
+            Unavailable: the encoder process does not answer.
+            DeadlineExceeded: the time ran out.
+        """
+        if not image:
+            raise InvalidContent(
+                "[search] the picture is empty; expected the bytes of a JPEG, PNG or WebP file; send one"
+            )
+        if len(image) > self._settings.max_image_bytes:
+            raise LimitExceeded(
+                f"[search] the picture has {len(image):,} bytes; at most {self._settings.max_image_bytes:,}; send a smaller one"
+            )
+        if not _is_picture(image):
+            raise InvalidContent(
+                f"[search] {len(image):,} bytes begin with {image[:8].hex(' ')}; expected a JPEG, PNG or WebP file; convert it"
+            )
+        return await self._search_content("image", Content(image=image), options, deadline, detail)
+
+    async def similar_items(
+        self, datapoint_id: str, options: Options, *, deadline: float, detail: Detail = "metadata"
+    ) -> Answer:
+        """Return the neighbours of an indexed datapoint, without itself unless the options say so.
+
+        Raises:
+            NotFound: no such datapoint.
+            InvalidQuery: it has no vector in the space, or the options contradict the version.
+            LimitExceeded: the options are over a limit.
+            DeadlineExceeded: the time ran out.
+        """
+        query = NeighborQuery(datapoint_id, options=options)
+        return await self.find_neighbors((query,), deadline=deadline, detail=detail)
+
+    async def find_neighbors(
+        self, queries: Sequence[NeighborQuery], *, deadline: float, detail: Detail = "id"
+    ) -> Answer:
+        """Return the neighbours of each query of a batch, by vector or by id.
+
+        Raises:
+            NotFound: a query's datapoint is not indexed.
+            InvalidQuery: a query has neither vector nor id, or its options contradict the version.
+            LimitExceeded: too many queries, or options over a limit.
+            DeadlineExceeded: the time ran out.
+        """
+        snapshot = self._snapshot
+        if not queries:
+            raise InvalidQuery("[search] the request has no queries; expected at least one; add one to `queries`")
+        if len(queries) > self._settings.max_queries:
+            raise LimitExceeded(
+                f"[search] {len(queries)} queries in one request; at most {self._settings.max_queries}; split the request"
+            )
+        ready = tuple(self._prepared(snapshot.version, query) for query in queries)
+        cost = sum(_multiply_adds(snapshot.version, query) for query in ready)
+        return await self._answer(snapshot, ready, cost, detail, deadline)
+
+    async def read_datapoints(
+        self, datapoint_ids: Sequence[str], *, deadline: float, space: str | None = None
+    ) -> ReadAnswer:
+        """Return datapoints in the order asked, with their vectors in one space.
+
+        Raises:
+            NotFound: one of them is not indexed.
+            InvalidQuery: no ids, or no such space.
+            LimitExceeded: too many ids.
+            DeadlineExceeded: the time ran out.
+        """
+        version = self._snapshot.version
+        if not datapoint_ids:
+            raise InvalidQuery("[read] the request has no ids; expected at least one; add one to `ids`")
+        if len(datapoint_ids) > self._settings.max_ids:
+            raise LimitExceeded(
+                f"[read] {len(datapoint_ids)} ids in one request; at most {self._settings.max_ids}; split the request"
+            )
+        name = _space_for(version, "id", space)
+
+        def read() -> ReadAnswer:
+            return ReadAnswer(
+                version.version_id, name, version.datapoints(datapoint_ids), version.vectors(datapoint_ids, name)
+            )
+
+        return await self._in_thread(read, deadline)
+
+    async def browse(self, wanted: Filter, n: int, *, offset: int = 0, deadline: float) -> Window:
+        """Return datapoints that pass a filter, spread over the whole catalogue: what a shop window shows before a query.
+
+        Args:
+            wanted: the filter.
+            n: how many.
+            offset: how many of the same order to leave out.
+            deadline: when to give up, on `time.monotonic`'s clock.
+
+        Raises:
+            InvalidQuery: `n` or `offset` is out of range, or the filter contradicts the version.
+            LimitExceeded: `n` or the filter is over a limit.
+            DeadlineExceeded: the time ran out.
+        """
+        version = self._snapshot.version
+        check_k(n, self._settings.max_k)
+        check_filter(wanted, self._settings.max_restricts, self._settings.max_tokens)
+        if offset < 0:
+            raise InvalidQuery(f"[browse] offset is {offset}; expected 0 or more")
+
+        def read() -> Window:
+            rows = cpp_ext.rows_of(version.columns.matching(wanted), version.n_datapoints)
+            places = _spread(len(rows), offset, n)
+            datapoints = tuple(version.columns.datapoint(int(rows[place])) for place in places)
+            return Window(version.version_id, len(rows), datapoints)
+
+        return await self._in_thread(read, deadline)
+
+    async def facets(self, namespaces: Sequence[str], numbers: Sequence[str], *, deadline: float) -> Facets:
+        """Return the counts of tokens and the ranges of numbers; a namespace that no datapoint has is left out.
+
+        Raises:
+            LimitExceeded: too many namespaces.
+            DeadlineExceeded: the time ran out.
+        """
+        version = self._snapshot.version
+        if len(namespaces) + len(numbers) > self._settings.max_restricts:
+            raise LimitExceeded(
+                f"[facets] {len(namespaces) + len(numbers)} namespaces; at most {self._settings.max_restricts}; ask for fewer"
+            )
+
+        def read() -> Facets:
+            tokens: dict[str, dict[str, int]] = {}
+            ranges: dict[str, NumericFacet] = {}
+            types = version.numeric_types()
+            for namespace in namespaces:
+                try:
+                    counts = version.facets(namespace)
+                except NotFound:
+                    continue
+                tokens[namespace] = dict(list(counts.items())[:_MAX_FACET_TOKENS])
+            for namespace in numbers:
+                if namespace in types:
+                    ranges[namespace] = NumericFacet(*version.numeric_range(namespace), types[namespace])
+            return Facets(version.version_id, tokens, ranges)
+
+        return await self._in_thread(read, deadline)
+
+    def version(self) -> VersionInfo:
+        """Return what is being served."""
+        version = self._snapshot.version
+        spaces = tuple(
+            SpaceInfo(s.name, s.space_id, s.modality, s.metric, s.dim, s.plan_name, s.n_vectors, s.recall)
+            for s in version.spaces.values()
+        )
+        return VersionInfo(version.version_id, version.created_at, version.n_datapoints, spaces)
+
+    async def _search_content(
+        self, asked: Asked, content: Content, options: Options, deadline: float, detail: Detail
+    ) -> Answer:
+        snapshot = self._snapshot
+        name = _space_for(snapshot.version, asked, options.space)
+        space = snapshot.version.spaces[name]
+        if space.encoder is None:
+            raise InvalidQuery(
+                f"[search] space {name!r} was built from ready vectors and has no encoder; expected a query by vector or id"
+            )
+        if space.modality not in (asked, "fused"):
+            raise InvalidQuery(f"[search] space {name!r} holds {space.modality} vectors; it cannot be asked by {asked}")
+        self._check_options(options)  # before anything is encoded
+        encoded = await snapshot.encoders.encode(name, content, deadline=deadline)
+        query = NeighborQuery(vector=encoded.vector, sparse=encoded.sparse, options=replace(options, space=name))
+        return await self._answer(snapshot, (query,), _multiply_adds(snapshot.version, query), detail, deadline)
+
+    async def _answer(
+        self, snapshot: Snapshot, queries: Sequence[NeighborQuery], cost: int, detail: Detail, deadline: float
+    ) -> Answer:
+        def search() -> Answer:
+            return self._search(snapshot.version, queries, detail)
+
+        if cost > self._settings.inline_multiply_adds:
+            return await self._in_thread(search, deadline)
+        _check_time(deadline)
+        return search()
+
+    async def _in_thread(self, work: Callable[[], T], deadline: float) -> T:
+        def begin() -> T:
+            _check_time(deadline)  # it may have waited for a thread
+            return work()
+
+        _check_time(deadline)
+        try:
+            future = asyncio.get_running_loop().run_in_executor(self._threads, begin)
+        except RuntimeError:
+            raise Unavailable("[search] the service is shutting down; ask another replica") from None
+        try:
+            return await asyncio.wait_for(future, deadline - time.monotonic())
+        except DeadlineExceeded:
+            raise
+        except (TimeoutError, asyncio.TimeoutError):  # two classes before Python 3.11
+            raise DeadlineExceeded(
+                "[search] no answer within the time given; allow more time or ask for less"
+            ) from None
+
+    def _search(self, version: IndexVersion, queries: Sequence[NeighborQuery], detail: Detail) -> Answer:
+        """Search what can be searched together in one call each, and put the results in the order asked."""
+        together: dict[tuple[Options, bool, bool], list[int]] = {}
+        for at, query in enumerate(queries):
+            together.setdefault((query.options, query.vector is None, query.sparse is None), []).append(at)
+        results: list[Result | None] = [None] * len(queries)
+        for (options, by_id, _), positions in together.items():
+            asked = [queries[at] for at in positions]
+            began = time.perf_counter()
+            found = _search_alike(version, asked, options, by_id=by_id)
+            if self._observer is not None:
+                self._observer.searched(found.plan, len(asked), time.perf_counter() - began)
+            for at, neighbors in zip(positions, found.neighbors, strict=True):
+                told = tuple(Found(n.datapoint_id, n.distance, n.crowding_tag) for n in neighbors)
+                results[at] = Result(
+                    queries[at].datapoint_id,
+                    _detailed(version, told, options.space or "", detail),
+                    options.space or "",
+                    found.plan,
+                    found.effort,
+                    found.n_matching,
+                )
+        return Answer(version.version_id, tuple(result for result in results if result is not None))
+
+    def _prepared(self, version: IndexVersion, query: NeighborQuery) -> NeighborQuery:
+        self._check_options(query.options)
+        if query.vector is None and not query.datapoint_id:
+            raise InvalidQuery("[search] a query has neither feature_vector nor datapoint_id; expected one; add it")
+        if query.vector is None and query.sparse is not None:
+            raise InvalidQuery(
+                "[search] a query has a sparse_embedding and no feature_vector; a sparse side adds to a dense one; send both"
+            )
+        name = _space_for(version, "id", query.options.space)
+        return replace(query, options=replace(query.options, space=name))
+
+    def _check_options(self, options: Options) -> None:
+        check_k(options.k, self._settings.max_k)
+        check_filter(options.filter, self._settings.max_restricts, self._settings.max_tokens)
+        if options.crowding_cap < 0:
+            raise InvalidQuery(f"[search] the crowding cap is {options.crowding_cap}; expected 0 for none, or more")
+        if options.effort is not None and options.effort < 1:
+            raise InvalidQuery(f"[search] approximate_neighbor_count is {options.effort}; expected 1 or more, or none")
+        if options.effort is not None and options.effort > 100 * self._settings.max_k:
+            raise LimitExceeded(
+                f"[search] approximate_neighbor_count is {options.effort:,}; at most {100 * self._settings.max_k:,}"
+            )
+        if options.recall_target is not None and not 0.0 < options.recall_target <= 1.0:
+            raise InvalidQuery(f"[search] recall_target is {options.recall_target}; expected more than 0 and at most 1")
+
+
+def check_k(k: int, limit: int) -> None:
+    """Check how many neighbors are asked for.
+
+    Raises:
+        InvalidQuery: none, or fewer.
+        LimitExceeded: more than the limit.
+    """
+    if k < 1:
+        raise InvalidQuery(f"[search] neighbor_count is {k}; expected 1 or more; ask for some")
+    if k > limit:
+        raise LimitExceeded(f"[search] neighbor_count is {k:,}; at most {limit:,}; ask for fewer")
+
+
+def check_filter(wanted: Filter, max_restricts: int, max_tokens: int) -> None:
+    """Check the size of a filter.
+
+    Raises:
+        LimitExceeded: too many namespaces, or too many tokens.
+    """
+    n_restricts = len(wanted.restricts) + len(wanted.numeric_restricts)
+    if n_restricts > max_restricts:
+        raise LimitExceeded(f"[search] the filter has {n_restricts:,} restricts; at most {max_restricts:,}; send fewer")
+    n_tokens = sum(len(restrict.allow) + len(restrict.deny) for restrict in wanted.restricts)
+    if n_tokens > max_tokens:
+        raise LimitExceeded(f"[search] the filter has {n_tokens:,} tokens; at most {max_tokens:,}; send fewer")
+
+
+def _search_alike(
+    version: IndexVersion, queries: Sequence[NeighborQuery], options: Options, *, by_id: bool
+) -> SearchResult:
+    space = options.space or ""
+    if by_id:
+        return version.search_by_id(
+            [query.datapoint_id for query in queries],
+            options.k,
+            space=space,
+            include_self=options.include_self,
+            filter=options.filter,
+            crowding_cap=options.crowding_cap,
+            exact=options.exact,
+            effort=options.effort,
+            recall_target=options.recall_target,
+        )
+    dims = {len(query.vector) for query in queries if query.vector is not None}
+    if dims != {version.spaces[space].dim}:
+        wrong = sorted(dims - {version.spaces[space].dim})[0]
+        raise InvalidQuery(
+            f"[search] a feature_vector has {wrong} numbers; space {space!r} has {version.spaces[space].dim}; send that many"
+        )
+    return version.search(
+        np.stack([query.vector for query in queries if query.vector is not None]),
+        options.k,
+        space=space,
+        filter=options.filter,
+        crowding_cap=options.crowding_cap,
+        exact=options.exact,
+        effort=options.effort,
+        recall_target=options.recall_target,
+        sparse=_stacked([query.sparse for query in queries if query.sparse is not None]),
+    )
+
+
+def _stacked(rows: Sequence[SparseRows]) -> SparseRows | None:
+    if not rows:
+        return None
+    lengths = [len(row.values) for row in rows]
+    return SparseRows(
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        np.concatenate([row.dimensions for row in rows]),
+        np.concatenate([row.values for row in rows]),
+    )
+
+
+def _detailed(version: IndexVersion, neighbors: tuple[Found, ...], space: str, detail: Detail) -> tuple[Found, ...]:
+    if detail == "id" or not neighbors:
+        return neighbors
+    ids = [neighbor.datapoint_id for neighbor in neighbors]
+    datapoints = version.datapoints(ids)
+    if detail == "metadata":
+        return tuple(replace(n, datapoint=datapoint) for n, datapoint in zip(neighbors, datapoints, strict=True))
+    vectors = version.vectors(ids, space)
+    return tuple(
+        replace(n, datapoint=datapoint, vectors=own)
+        for n, datapoint, own in zip(neighbors, datapoints, vectors, strict=True)
+    )
+
+
+def _space_for(version: IndexVersion, asked: Asked, named: str | None) -> str:
+    """Return the named space, or the one that suits: text, image, or for an item what knows most of it."""
+    spaces: Mapping[str, object] = version.spaces
+    if named:
+        if named not in spaces:
+            raise InvalidQuery(
+                f"[search] version {version.version_id} has no space {named!r}; it has {', '.join(spaces)}"
+            )
+        return named
+    suiting = {"text": ("text", "fused"), "image": ("image", "fused"), "id": ("fused", "text")}[asked]
+    for name in suiting:
+        if name in spaces:
+            return name
+    if len(spaces) == 1:
+        return next(iter(spaces))
+    raise InvalidQuery(f"[search] none of the spaces {', '.join(spaces)} is the obvious one; name one in `space`")
+
+
+def _multiply_adds(version: IndexVersion, query: NeighborQuery) -> int:
+    """Return what a search may cost at worst: an index search is taken as free, a scan as all of its vectors."""
+    space = version.spaces[query.options.space or ""]
+    may_scan = (
+        query.options.exact or space.plan_name == "flat" or bool(query.options.filter) or query.sparse is not None
+    )
+    return space.n_vectors * space.dim if may_scan else 0
+
+
+def _spread(n: int, offset: int, count: int) -> list[int]:
+    """Return entries offset .. offset + count of a fixed order of 0 .. n - 1 in which any run lies spread over all of it."""
+    step = max(1, round(n * 0.6180339887))  # multiples of the golden ratio fill a circle evenly
+    while math.gcd(step, n) > 1:
+        step += 1
+    return [at * step % n for at in range(offset, min(n, offset + count))]
+
+
+def _check_time(deadline: float) -> None:
+    if time.monotonic() >= deadline:
+        raise DeadlineExceeded("[search] the time ran out before the search began; allow more time")
+
+
+def _is_picture(image: bytes) -> bool:
+    return image.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (
+        image[:4] == b"RIFF" and image[8:12] == b"WEBP"
+    )

@@ -1,0 +1,90 @@
+"""One line of JSON a request. Vectors, texts and pictures of queries never reach it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+import sys
+from dataclasses import dataclass
+
+from serving.query import Answer
+
+_requests = logging.getLogger("serving.requests")
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """What is known of one request; the layers it passes fill it in."""
+
+    request_id: str
+    transport: str
+    endpoint: str = "other"
+    index_version: str | None = None
+    q: int | None = None
+    k: int | None = None
+    plan: str | None = None
+    degraded: bool = False
+
+    def answered(self, answer: Answer, k: int) -> None:
+        """Note what an answer says of itself."""
+        self.index_version, self.q, self.k = answer.version_id, len(answer.results), k
+        plans = {result.plan for result in answer.results}
+        self.plan = plans.pop() if len(plans) == 1 else "mixed"
+
+
+def request_id_from(given: str | None) -> str:
+    """Return the caller's request id when it is fit for a log, else a new one."""
+    if given is not None and _ID.fullmatch(given):
+        return given
+    return secrets.token_hex(8)
+
+
+def log_request(record: RequestRecord, code: str, latency_ms: float) -> None:
+    """Write the line of a request."""
+    if _requests.isEnabledFor(logging.INFO):
+        line = {
+            "request_id": record.request_id,
+            "transport": record.transport,
+            "endpoint": record.endpoint,
+            "code": code,
+            "index_version": record.index_version,
+            "q": record.q,
+            "k": record.k,
+            "latency_ms": round(latency_ms, 3),
+            "plan": record.plan,
+            "degraded": record.degraded,
+        }
+        _requests.info("%s", json.dumps(line))
+
+
+class JsonLines(logging.Formatter):
+    """A log record as one line of JSON; a line that is JSON already is joined in."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        head = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname,
+            "logger": record.name,
+        }
+        message = record.getMessage()
+        if record.name == _requests.name:
+            return json.dumps(head)[:-1] + ", " + message[1:]
+        line = head | {"message": message}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def log_to_stderr(*, requests: bool) -> None:
+    """Send the service's log to standard error as lines of JSON; for programs that are nothing but a service."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    for name in ("serving", "uvicorn.error", "matching", "embeddings"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+        logger.setLevel(logging.INFO if name == "serving" else logging.WARNING)
+    _requests.setLevel(logging.INFO if requests else logging.WARNING)

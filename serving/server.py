@@ -1,0 +1,218 @@
+"""One process that serves one index version over HTTP and gRPC, from verification to the last drained request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from matching.errors import Unavailable
+from matching.store import Store
+from matching.version import IndexVersion
+from serving.encoder_process import EncoderProcess
+from serving.health import Health
+from serving.metrics import Metrics
+from serving.recommender import Recommender, Snapshot
+from serving.request_log import log_to_stderr
+from serving.settings import ServingSettings
+
+if TYPE_CHECKING:
+    from serving.grpc import GrpcApi
+
+_log = logging.getLogger(__name__)
+_NOTICE_S = 0.2  # between "not ready" and closed doors
+_HEALTH_PERIOD_S = 0.5
+
+
+def serve(
+    store: Store,
+    name: str,
+    *,
+    settings: ServingSettings,
+    host: str = "127.0.0.1",
+    http_port: int = 8080,
+    grpc_port: int = 8081,
+    as_json: bool = False,
+    log_requests: bool = True,
+) -> None:
+    """Serve a version until SIGTERM or SIGINT, then drain and return.
+
+    Prints where it listens on standard output: `HTTP http://host:port` and `gRPC host:port`, or one JSON object.
+
+    Args:
+        store: where the version lies.
+        name: an alias or a version id, resolved once.
+        settings: limits and times.
+        host: the address to listen on.
+        http_port: 0 takes a free one.
+        grpc_port: 0 takes a free one.
+        as_json: print `{"http": ..., "grpc": ..., "index_version": ...}` instead.
+        log_requests: write a line to standard error for every request.
+
+    Raises:
+        NotFound: no such version.
+        CorruptArtifact: the version on disk is damaged; nothing was served.
+        Unavailable: a port is taken.
+    """
+    import uvloop
+
+    log_to_stderr(requests=log_requests)
+    with _bound(host, http_port) as listener:
+        version = store.open(name, verify=True)
+        uvloop.run(
+            _serve(version, settings=settings, host=host, listener=listener, grpc_port=grpc_port, as_json=as_json)
+        )
+
+
+async def _serve(
+    version: IndexVersion,
+    *,
+    settings: ServingSettings,
+    host: str,
+    listener: socket.socket,
+    grpc_port: int,
+    as_json: bool,
+) -> None:
+    from serving.grpc import GrpcApi
+    from serving.http import HttpApi
+
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+
+    metrics = Metrics()
+    metrics.serves(version.n_datapoints, datetime.fromisoformat(version.created_at).timestamp())
+    specs = {name: space.encoder for name, space in version.spaces.items() if space.encoder is not None}
+    encoders = EncoderProcess(specs, settings=settings, observer=metrics)
+    recommender = Recommender(Snapshot(version, encoders), settings=settings, observer=metrics)
+    health = Health(encoders, is_verified=True)
+    dim = next(iter(version.spaces.values())).dim
+    http = HttpApi(recommender, health=health, metrics=metrics, settings=settings, example_vector_dim=dim)
+    grpc_api = GrpcApi(recommender, metrics=metrics, settings=settings)
+    try:
+        grpc_port = grpc_api.bind(host, grpc_port)
+    except RuntimeError:
+        raise Unavailable(f"[serve] gRPC port {grpc_port} of {host} is taken or not ours; choose another") from None
+
+    encoders.start()
+    await grpc_api.start()
+    server = _uvicorn(http.app(), settings)
+    running = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+    while not server.started and not running.done():
+        await asyncio.sleep(0.005)
+    _announce(host, listener.getsockname()[1], grpc_port, version.version_id, as_json=as_json)
+    try:
+        await loop.run_in_executor(None, recommender.warm)
+        health.warmed()
+        watching = asyncio.create_task(_tell_grpc(health, grpc_api), name="health")
+        await asyncio.wait((running, asyncio.ensure_future(stopping.wait())), return_when=asyncio.FIRST_COMPLETED)
+        watching.cancel()
+    finally:
+        _log.info("draining")
+        health.draining()
+        await grpc_api.set_ready(False)
+        await asyncio.sleep(_NOTICE_S)
+        server.should_exit = True
+        await asyncio.gather(running, grpc_api.stop(settings.drain_s))
+        await encoders.stop()
+        recommender.close()
+        _log.info("stopped")
+
+
+async def _tell_grpc(health: Health, grpc_api: GrpcApi) -> None:
+    was_ready = False
+    while True:
+        is_ready = (await health.state()).is_ready
+        if is_ready != was_ready:
+            await grpc_api.set_ready(is_ready)
+            _log.info("ready" if is_ready else "not ready")
+            was_ready = is_ready
+        await asyncio.sleep(_HEALTH_PERIOD_S)
+
+
+@contextlib.contextmanager
+def _bound(host: str, port: int) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise Unavailable(f"[serve] HTTP port {port} of {host}: {error.strerror}; choose another") from None
+        yield listener
+
+
+def _announce(host: str, http_port: int, grpc_port: int, version_id: str, *, as_json: bool) -> None:
+    shown = f"[{host}]" if ":" in host else host
+    if as_json:
+        line = {"http": f"http://{shown}:{http_port}", "grpc": f"{shown}:{grpc_port}", "index_version": version_id}
+        sys.stdout.write(json.dumps(line) + "\n")
+    else:
+        sys.stdout.write(f"HTTP http://{shown}:{http_port}\ngRPC {shown}:{grpc_port}\n")
+    sys.stdout.flush()
+
+
+def _uvicorn(app: Any, settings: ServingSettings) -> Any:
+    """Return a uvicorn server that leaves signals to us and gives a request's head a deadline."""
+    import uvicorn
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    class Protocol(HttpToolsProtocol):
+        """Closes a connection whose request head does not arrive in time; uvicorn itself waits for ever."""
+
+        _due: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._expect_head()
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            if self._due is None:
+                self._expect_head()
+
+        def on_headers_complete(self) -> None:
+            self._forget_head()
+            super().on_headers_complete()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._forget_head()
+            super().connection_lost(exc)
+
+        def _expect_head(self) -> None:
+            self._due = self.loop.call_later(settings.receive_deadline_s, self.transport.close)
+
+        def _forget_head(self) -> None:
+            if self._due is not None:
+                self._due.cancel()
+                self._due = None
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        loop="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        limit_concurrency=settings.max_connections,
+        backlog=1024,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+    )
+    return Server(config)

@@ -1,0 +1,1 @@
+"""The bytes on the wire: Vertex-shaped JSON and protocol buffers, to and from the use-case layer's dataclasses."""

@@ -1,0 +1,237 @@
+# mypy: ignore-errors
+from google.protobuf import struct_pb2 as _struct_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class IndexDatapoint(_message.Message):
+    __slots__ = ("datapoint_id", "feature_vector", "restricts", "crowding_tag", "numeric_restricts", "sparse_embedding", "embedding_metadata")
+    class Restriction(_message.Message):
+        __slots__ = ("namespace", "allow_list", "deny_list")
+        NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+        ALLOW_LIST_FIELD_NUMBER: _ClassVar[int]
+        DENY_LIST_FIELD_NUMBER: _ClassVar[int]
+        namespace: str
+        allow_list: _containers.RepeatedScalarFieldContainer[str]
+        deny_list: _containers.RepeatedScalarFieldContainer[str]
+        def __init__(self, namespace: _Optional[str] = ..., allow_list: _Optional[_Iterable[str]] = ..., deny_list: _Optional[_Iterable[str]] = ...) -> None: ...
+    class NumericRestriction(_message.Message):
+        __slots__ = ("namespace", "value_int", "value_float", "value_double", "op")
+        class Operator(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+            __slots__ = ()
+            OPERATOR_UNSPECIFIED: _ClassVar[IndexDatapoint.NumericRestriction.Operator]
+            LESS: _ClassVar[IndexDatapoint.NumericRestriction.Operator]
+            LESS_EQUAL: _ClassVar[IndexDatapoint.NumericRestriction.Operator]
+            EQUAL: _ClassVar[IndexDatapoint.NumericRestriction.Operator]
+            GREATER_EQUAL: _ClassVar[IndexDatapoint.NumericRestriction.Operator]
+            GREATER: _ClassVar[IndexDatapoint.NumericRestriction.Operator]
+            NOT_EQUAL: _ClassVar[IndexDatapoint.NumericRestriction.Operator]
+        OPERATOR_UNSPECIFIED: IndexDatapoint.NumericRestriction.Operator
+        LESS: IndexDatapoint.NumericRestriction.Operator
+        LESS_EQUAL: IndexDatapoint.NumericRestriction.Operator
+        EQUAL: IndexDatapoint.NumericRestriction.Operator
+        GREATER_EQUAL: IndexDatapoint.NumericRestriction.Operator
+        GREATER: IndexDatapoint.NumericRestriction.Operator
+        NOT_EQUAL: IndexDatapoint.NumericRestriction.Operator
+        NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+        VALUE_INT_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FLOAT_FIELD_NUMBER: _ClassVar[int]
+        VALUE_DOUBLE_FIELD_NUMBER: _ClassVar[int]
+        OP_FIELD_NUMBER: _ClassVar[int]
+        namespace: str
+        value_int: int
+        value_float: float
+        value_double: float
+        op: IndexDatapoint.NumericRestriction.Operator
+        def __init__(self, namespace: _Optional[str] = ..., value_int: _Optional[int] = ..., value_float: _Optional[float] = ..., value_double: _Optional[float] = ..., op: _Optional[_Union[IndexDatapoint.NumericRestriction.Operator, str]] = ...) -> None: ...
+    class CrowdingTag(_message.Message):
+        __slots__ = ("crowding_attribute",)
+        CROWDING_ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
+        crowding_attribute: str
+        def __init__(self, crowding_attribute: _Optional[str] = ...) -> None: ...
+    class SparseEmbedding(_message.Message):
+        __slots__ = ("values", "dimensions")
+        VALUES_FIELD_NUMBER: _ClassVar[int]
+        DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+        values: _containers.RepeatedScalarFieldContainer[float]
+        dimensions: _containers.RepeatedScalarFieldContainer[int]
+        def __init__(self, values: _Optional[_Iterable[float]] = ..., dimensions: _Optional[_Iterable[int]] = ...) -> None: ...
+    DATAPOINT_ID_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_VECTOR_FIELD_NUMBER: _ClassVar[int]
+    RESTRICTS_FIELD_NUMBER: _ClassVar[int]
+    CROWDING_TAG_FIELD_NUMBER: _ClassVar[int]
+    NUMERIC_RESTRICTS_FIELD_NUMBER: _ClassVar[int]
+    SPARSE_EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_METADATA_FIELD_NUMBER: _ClassVar[int]
+    datapoint_id: str
+    feature_vector: _containers.RepeatedScalarFieldContainer[float]
+    restricts: _containers.RepeatedCompositeFieldContainer[IndexDatapoint.Restriction]
+    crowding_tag: IndexDatapoint.CrowdingTag
+    numeric_restricts: _containers.RepeatedCompositeFieldContainer[IndexDatapoint.NumericRestriction]
+    sparse_embedding: IndexDatapoint.SparseEmbedding
+    embedding_metadata: _struct_pb2.Struct
+    def __init__(self, datapoint_id: _Optional[str] = ..., feature_vector: _Optional[_Iterable[float]] = ..., restricts: _Optional[_Iterable[_Union[IndexDatapoint.Restriction, _Mapping]]] = ..., crowding_tag: _Optional[_Union[IndexDatapoint.CrowdingTag, _Mapping]] = ..., numeric_restricts: _Optional[_Iterable[_Union[IndexDatapoint.NumericRestriction, _Mapping]]] = ..., sparse_embedding: _Optional[_Union[IndexDatapoint.SparseEmbedding, _Mapping]] = ..., embedding_metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+
+class FindNeighborsRequest(_message.Message):
+    __slots__ = ("index_endpoint", "deployed_index_id", "queries", "return_full_datapoint")
+    class Query(_message.Message):
+        __slots__ = ("datapoint", "neighbor_count", "per_crowding_attribute_neighbor_count", "approximate_neighbor_count", "fraction_leaf_nodes_to_search_override", "rrf", "exact", "space", "recall_target", "include_self")
+        class RRF(_message.Message):
+            __slots__ = ("alpha",)
+            ALPHA_FIELD_NUMBER: _ClassVar[int]
+            alpha: float
+            def __init__(self, alpha: _Optional[float] = ...) -> None: ...
+        DATAPOINT_FIELD_NUMBER: _ClassVar[int]
+        NEIGHBOR_COUNT_FIELD_NUMBER: _ClassVar[int]
+        PER_CROWDING_ATTRIBUTE_NEIGHBOR_COUNT_FIELD_NUMBER: _ClassVar[int]
+        APPROXIMATE_NEIGHBOR_COUNT_FIELD_NUMBER: _ClassVar[int]
+        FRACTION_LEAF_NODES_TO_SEARCH_OVERRIDE_FIELD_NUMBER: _ClassVar[int]
+        RRF_FIELD_NUMBER: _ClassVar[int]
+        EXACT_FIELD_NUMBER: _ClassVar[int]
+        SPACE_FIELD_NUMBER: _ClassVar[int]
+        RECALL_TARGET_FIELD_NUMBER: _ClassVar[int]
+        INCLUDE_SELF_FIELD_NUMBER: _ClassVar[int]
+        datapoint: IndexDatapoint
+        neighbor_count: int
+        per_crowding_attribute_neighbor_count: int
+        approximate_neighbor_count: int
+        fraction_leaf_nodes_to_search_override: float
+        rrf: FindNeighborsRequest.Query.RRF
+        exact: bool
+        space: str
+        recall_target: float
+        include_self: bool
+        def __init__(self, datapoint: _Optional[_Union[IndexDatapoint, _Mapping]] = ..., neighbor_count: _Optional[int] = ..., per_crowding_attribute_neighbor_count: _Optional[int] = ..., approximate_neighbor_count: _Optional[int] = ..., fraction_leaf_nodes_to_search_override: _Optional[float] = ..., rrf: _Optional[_Union[FindNeighborsRequest.Query.RRF, _Mapping]] = ..., exact: _Optional[bool] = ..., space: _Optional[str] = ..., recall_target: _Optional[float] = ..., include_self: _Optional[bool] = ...) -> None: ...
+    INDEX_ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYED_INDEX_ID_FIELD_NUMBER: _ClassVar[int]
+    QUERIES_FIELD_NUMBER: _ClassVar[int]
+    RETURN_FULL_DATAPOINT_FIELD_NUMBER: _ClassVar[int]
+    index_endpoint: str
+    deployed_index_id: str
+    queries: _containers.RepeatedCompositeFieldContainer[FindNeighborsRequest.Query]
+    return_full_datapoint: bool
+    def __init__(self, index_endpoint: _Optional[str] = ..., deployed_index_id: _Optional[str] = ..., queries: _Optional[_Iterable[_Union[FindNeighborsRequest.Query, _Mapping]]] = ..., return_full_datapoint: _Optional[bool] = ...) -> None: ...
+
+class FindNeighborsResponse(_message.Message):
+    __slots__ = ("nearest_neighbors", "index_version")
+    class Neighbor(_message.Message):
+        __slots__ = ("datapoint", "distance", "sparse_distance")
+        DATAPOINT_FIELD_NUMBER: _ClassVar[int]
+        DISTANCE_FIELD_NUMBER: _ClassVar[int]
+        SPARSE_DISTANCE_FIELD_NUMBER: _ClassVar[int]
+        datapoint: IndexDatapoint
+        distance: float
+        sparse_distance: float
+        def __init__(self, datapoint: _Optional[_Union[IndexDatapoint, _Mapping]] = ..., distance: _Optional[float] = ..., sparse_distance: _Optional[float] = ...) -> None: ...
+    class NearestNeighbors(_message.Message):
+        __slots__ = ("id", "neighbors", "plan", "n_matching", "exact", "space", "effort")
+        ID_FIELD_NUMBER: _ClassVar[int]
+        NEIGHBORS_FIELD_NUMBER: _ClassVar[int]
+        PLAN_FIELD_NUMBER: _ClassVar[int]
+        N_MATCHING_FIELD_NUMBER: _ClassVar[int]
+        EXACT_FIELD_NUMBER: _ClassVar[int]
+        SPACE_FIELD_NUMBER: _ClassVar[int]
+        EFFORT_FIELD_NUMBER: _ClassVar[int]
+        id: str
+        neighbors: _containers.RepeatedCompositeFieldContainer[FindNeighborsResponse.Neighbor]
+        plan: str
+        n_matching: int
+        exact: bool
+        space: str
+        effort: int
+        def __init__(self, id: _Optional[str] = ..., neighbors: _Optional[_Iterable[_Union[FindNeighborsResponse.Neighbor, _Mapping]]] = ..., plan: _Optional[str] = ..., n_matching: _Optional[int] = ..., exact: _Optional[bool] = ..., space: _Optional[str] = ..., effort: _Optional[int] = ...) -> None: ...
+    NEAREST_NEIGHBORS_FIELD_NUMBER: _ClassVar[int]
+    INDEX_VERSION_FIELD_NUMBER: _ClassVar[int]
+    nearest_neighbors: _containers.RepeatedCompositeFieldContainer[FindNeighborsResponse.NearestNeighbors]
+    index_version: str
+    def __init__(self, nearest_neighbors: _Optional[_Iterable[_Union[FindNeighborsResponse.NearestNeighbors, _Mapping]]] = ..., index_version: _Optional[str] = ...) -> None: ...
+
+class ReadIndexDatapointsRequest(_message.Message):
+    __slots__ = ("index_endpoint", "deployed_index_id", "ids")
+    INDEX_ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYED_INDEX_ID_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    index_endpoint: str
+    deployed_index_id: str
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, index_endpoint: _Optional[str] = ..., deployed_index_id: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ReadIndexDatapointsResponse(_message.Message):
+    __slots__ = ("datapoints", "index_version")
+    DATAPOINTS_FIELD_NUMBER: _ClassVar[int]
+    INDEX_VERSION_FIELD_NUMBER: _ClassVar[int]
+    datapoints: _containers.RepeatedCompositeFieldContainer[IndexDatapoint]
+    index_version: str
+    def __init__(self, datapoints: _Optional[_Iterable[_Union[IndexDatapoint, _Mapping]]] = ..., index_version: _Optional[str] = ...) -> None: ...
+
+class SearchRequest(_message.Message):
+    __slots__ = ("text", "image", "datapoint_id", "k", "restricts", "numeric_restricts", "crowding_cap", "space", "exact", "recall_target")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    DATAPOINT_ID_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    RESTRICTS_FIELD_NUMBER: _ClassVar[int]
+    NUMERIC_RESTRICTS_FIELD_NUMBER: _ClassVar[int]
+    CROWDING_CAP_FIELD_NUMBER: _ClassVar[int]
+    SPACE_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
+    RECALL_TARGET_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    image: bytes
+    datapoint_id: str
+    k: int
+    restricts: _containers.RepeatedCompositeFieldContainer[IndexDatapoint.Restriction]
+    numeric_restricts: _containers.RepeatedCompositeFieldContainer[IndexDatapoint.NumericRestriction]
+    crowding_cap: int
+    space: str
+    exact: bool
+    recall_target: float
+    def __init__(self, text: _Optional[str] = ..., image: _Optional[bytes] = ..., datapoint_id: _Optional[str] = ..., k: _Optional[int] = ..., restricts: _Optional[_Iterable[_Union[IndexDatapoint.Restriction, _Mapping]]] = ..., numeric_restricts: _Optional[_Iterable[_Union[IndexDatapoint.NumericRestriction, _Mapping]]] = ..., crowding_cap: _Optional[int] = ..., space: _Optional[str] = ..., exact: _Optional[bool] = ..., recall_target: _Optional[float] = ...) -> None: ...
+
+class SearchResponse(_message.Message):
+    __slots__ = ("result", "index_version")
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    INDEX_VERSION_FIELD_NUMBER: _ClassVar[int]
+    result: FindNeighborsResponse.NearestNeighbors
+    index_version: str
+    def __init__(self, result: _Optional[_Union[FindNeighborsResponse.NearestNeighbors, _Mapping]] = ..., index_version: _Optional[str] = ...) -> None: ...
+
+class GetVersionRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Version(_message.Message):
+    __slots__ = ("version_id", "created_at", "n_datapoints", "spaces")
+    class Space(_message.Message):
+        __slots__ = ("name", "space_id", "modality", "metric", "dim", "plan", "n_vectors", "recall")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        SPACE_ID_FIELD_NUMBER: _ClassVar[int]
+        MODALITY_FIELD_NUMBER: _ClassVar[int]
+        METRIC_FIELD_NUMBER: _ClassVar[int]
+        DIM_FIELD_NUMBER: _ClassVar[int]
+        PLAN_FIELD_NUMBER: _ClassVar[int]
+        N_VECTORS_FIELD_NUMBER: _ClassVar[int]
+        RECALL_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        space_id: str
+        modality: str
+        metric: str
+        dim: int
+        plan: str
+        n_vectors: int
+        recall: float
+        def __init__(self, name: _Optional[str] = ..., space_id: _Optional[str] = ..., modality: _Optional[str] = ..., metric: _Optional[str] = ..., dim: _Optional[int] = ..., plan: _Optional[str] = ..., n_vectors: _Optional[int] = ..., recall: _Optional[float] = ...) -> None: ...
+    VERSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    N_DATAPOINTS_FIELD_NUMBER: _ClassVar[int]
+    SPACES_FIELD_NUMBER: _ClassVar[int]
+    version_id: str
+    created_at: str
+    n_datapoints: int
+    spaces: _containers.RepeatedCompositeFieldContainer[Version.Space]
+    def __init__(self, version_id: _Optional[str] = ..., created_at: _Optional[str] = ..., n_datapoints: _Optional[int] = ..., spaces: _Optional[_Iterable[_Union[Version.Space, _Mapping]]] = ...) -> None: ...

@@ -1,0 +1,185 @@
+"""Protocol buffers to queries, and answers to protocol buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matching.datapoint import Datapoint, Filter, NumericRestrict, NumericType, Operator, Restrict
+from matching.errors import InvalidQuery
+from serving.query import Answer, NeighborQuery, Options, ReadAnswer, Result, VersionInfo
+from serving.wire import likewise_pb2 as pb
+from serving.wire.vertex_json import OPERATORS, check_finite, check_fraction, sparse_row
+
+_TYPES: Final[dict[str, NumericType]] = {"value_int": "int64", "value_float": "float32", "value_double": "float64"}
+_FIELDS: Final[dict[NumericType, str]] = {kind: field for field, kind in _TYPES.items()}
+_Operators = pb.IndexDatapoint.NumericRestriction.Operator
+
+
+def read_find_neighbors(request: pb.FindNeighborsRequest) -> tuple[NeighborQuery, ...]:
+    """Return the queries of a find-neighbors request.
+
+    Raises:
+        InvalidQuery: a field holds what the API does not know.
+    """
+    return tuple(_query(query, f"queries[{at}]") for at, query in enumerate(request.queries))
+
+
+def read_search(request: pb.SearchRequest) -> Options:
+    """Return the options of a search.
+
+    Raises:
+        InvalidQuery: a field holds what the API does not know.
+    """
+    return Options(
+        k=request.k or Options().k,
+        space=request.space or None,
+        filter=_filter(request.restricts, request.numeric_restricts, "request"),
+        crowding_cap=request.crowding_cap,
+        exact=request.exact,
+        recall_target=request.recall_target or None,
+    )
+
+
+def find_neighbors_message(answer: Answer) -> pb.FindNeighborsResponse:
+    """Return a batch's answer."""
+    response = pb.FindNeighborsResponse(index_version=answer.version_id)
+    for result in answer.results:
+        _fill_result(response.nearest_neighbors.add(), result)
+    return response
+
+
+def search_message(answer: Answer) -> pb.SearchResponse:
+    """Return the answer to a search."""
+    response = pb.SearchResponse(index_version=answer.version_id)
+    _fill_result(response.result, answer.results[0])
+    return response
+
+
+def read_message(answer: ReadAnswer) -> pb.ReadIndexDatapointsResponse:
+    """Return the answer to a read."""
+    response = pb.ReadIndexDatapointsResponse(index_version=answer.version_id)
+    for datapoint, vectors in zip(answer.datapoints, answer.vectors, strict=True):
+        _fill_datapoint(response.datapoints.add(), datapoint, vectors)
+    return response
+
+
+def version_message(version: VersionInfo) -> pb.Version:
+    """Return what is being served."""
+    spaces = [
+        pb.Version.Space(
+            name=space.name,
+            space_id=space.space_id,
+            modality=space.modality or "",
+            metric=space.metric,
+            dim=space.dim,
+            plan=space.plan,
+            n_vectors=space.n_vectors,
+            recall=space.recall,
+        )
+        for space in version.spaces
+    ]
+    return pb.Version(
+        version_id=version.version_id, created_at=version.created_at, n_datapoints=version.n_datapoints, spaces=spaces
+    )
+
+
+def _query(query: pb.FindNeighborsRequest.Query, where: str) -> NeighborQuery:
+    if query.HasField("rrf"):
+        raise InvalidQuery(
+            f"[request] {where}.rrf is set; a space with a sparse side blends it by the weight it was built with; leave rrf out"
+        )
+    check_fraction(query.fraction_leaf_nodes_to_search_override)
+    point = query.datapoint
+    vector: NDArray[np.float32] | None = None
+    if point.feature_vector:
+        vector = np.array(point.feature_vector, np.float32)
+        check_finite(vector, f"{where}.datapoint.feature_vector")
+    sparse = None
+    if point.HasField("sparse_embedding"):
+        here = f"{where}.datapoint.sparse_embedding"
+        values = np.array(point.sparse_embedding.values, np.float32)
+        check_finite(values, f"{here}.values")
+        sparse = sparse_row(values, list(point.sparse_embedding.dimensions), here)
+    options = Options(
+        k=query.neighbor_count or Options().k,
+        space=query.space or None,
+        filter=_filter(point.restricts, point.numeric_restricts, f"{where}.datapoint"),
+        crowding_cap=query.per_crowding_attribute_neighbor_count,
+        exact=query.exact,
+        effort=query.approximate_neighbor_count or None,
+        recall_target=query.recall_target or None,
+        include_self=query.include_self,
+    )
+    return NeighborQuery(point.datapoint_id, vector, sparse, options)
+
+
+def _filter(
+    restricts: Iterable[pb.IndexDatapoint.Restriction],
+    numbers: Iterable[pb.IndexDatapoint.NumericRestriction],
+    where: str,
+) -> Filter:
+    return Filter(
+        tuple(_restrict(restrict, f"{where}.restricts[{at}]") for at, restrict in enumerate(restricts)),
+        tuple(_numeric(number, f"{where}.numeric_restricts[{at}]") for at, number in enumerate(numbers)),
+    )
+
+
+def _restrict(restrict: pb.IndexDatapoint.Restriction, where: str) -> Restrict:
+    if not restrict.namespace:
+        raise InvalidQuery(f"[request] {where}.namespace is ''; expected a name; send one")
+    return Restrict(restrict.namespace, tuple(restrict.allow_list), tuple(restrict.deny_list))
+
+
+def _numeric(number: pb.IndexDatapoint.NumericRestriction, where: str) -> NumericRestrict:
+    if not number.namespace:
+        raise InvalidQuery(f"[request] {where}.namespace is ''; expected a name; send one")
+    field = number.WhichOneof("Value")
+    if field is None:
+        raise InvalidQuery(
+            f"[request] {where} has no value; expected exactly one of value_int, value_float, value_double"
+        )
+    op = _operator(number.op)
+    if op is None:
+        raise InvalidQuery(
+            f"[request] {where}.op is {number.op}; expected one of {', '.join(OPERATORS)}; a query must say which"
+        )
+    value: int | float = getattr(number, field)
+    if not np.isfinite(value):
+        raise InvalidQuery(f"[request] {where}.{field} is {value}; expected a finite number; correct it")
+    return NumericRestrict(number.namespace, value, _TYPES[field], op)
+
+
+def _operator(number: int) -> Operator | None:
+    return OPERATORS.get(_Operators.Name(number)) if number in _Operators.values() else None
+
+
+def _fill_result(message: pb.FindNeighborsResponse.NearestNeighbors, result: Result) -> None:
+    message.id, message.space, message.plan = result.query_id, result.space, result.plan
+    message.n_matching, message.exact, message.effort = result.n_matching, result.exact, result.effort or 0
+    for found in result.neighbors:
+        neighbor = message.neighbors.add()
+        neighbor.distance = found.distance
+        if found.datapoint is not None:
+            _fill_datapoint(neighbor.datapoint, found.datapoint, found.vectors)
+            continue
+        neighbor.datapoint.datapoint_id = found.datapoint_id
+        if found.crowding_tag is not None:
+            neighbor.datapoint.crowding_tag.crowding_attribute = found.crowding_tag
+
+
+def _fill_datapoint(message: pb.IndexDatapoint, datapoint: Datapoint, vectors: NDArray[np.float32] | None) -> None:
+    message.datapoint_id = datapoint.datapoint_id
+    if vectors is not None:
+        message.feature_vector.extend(vectors.ravel().tolist())
+    for restrict in datapoint.restricts:
+        message.restricts.add(namespace=restrict.namespace, allow_list=restrict.allow, deny_list=restrict.deny)
+    for number in datapoint.numeric_restricts:
+        held = message.numeric_restricts.add(namespace=number.namespace)
+        setattr(held, _FIELDS[number.type], number.value)
+    if datapoint.crowding_tag is not None:
+        message.crowding_tag.crowding_attribute = datapoint.crowding_tag
+    message.embedding_metadata.update(cast(dict[str, Any], datapoint.metadata))
