@@ -1,0 +1,35 @@
+"""Kernels over NumPy arrays: exact scans, top-k, bitmaps, sparse scores, checksums."""
+
+from cpp_ext.kernels import (
+    backend,
+    clear_rows,
+    compare,
+    count,
+    crc32c,
+    intersect,
+    merge,
+    new_bitmap,
+    rescore,
+    rows_of,
+    scan,
+    set_rows,
+    sparse_scores,
+    union,
+)
+
+__all__ = [
+    "backend",
+    "clear_rows",
+    "compare",
+    "count",
+    "crc32c",
+    "intersect",
+    "merge",
+    "new_bitmap",
+    "rescore",
+    "rows_of",
+    "scan",
+    "set_rows",
+    "sparse_scores",
+    "union",
+]

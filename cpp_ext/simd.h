@@ -1,0 +1,67 @@
+// The function table of one instruction set, and the choice of one at run time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace likewise {
+
+// A few queries against listed vectors: out[j * out_stride + i] belongs to query j and vector ids[i].
+// Plain pointers: the files with wider flags must not instantiate inline library code that the linker could hand to
+// others.
+template <class T>
+struct Panel {
+  const float* queries;  // [n_queries, dim]
+  size_t n_queries;
+  size_t dim;
+  const T* vectors;
+  const int64_t* ids;
+  size_t n_ids;
+  size_t n_ahead;       // ids[n_ids : n_ids + n_ahead] will be asked for next: worth prefetching
+  const float* scales;  // one a vector, null = 1; only l2 reads it
+  float* out;
+  size_t out_stride;
+};
+
+enum class Operator { less, less_equal, equal, greater_equal, greater, not_equal };
+inline constexpr size_t n_operators = 6;
+
+// words[w] keeps a bit r when values[64 * w + r] passes; no operator lets NaN pass.
+template <class T>
+using CompareWords = void (*)(const T* values, T value, uint64_t* words, size_t n_words);
+
+template <class T>
+struct Scores {
+  void (*dot)(const Panel<T>&);
+  void (*l2)(const Panel<T>&);
+  void (*norm)(const Panel<T>&);  // out[i] = squared norm of vector ids[i]; queries are not read
+};
+
+// out[s] = CRC-32C of the n_bytes at data + s * n_bytes.
+using Crc32cStreams = void (*)(const uint8_t* data, size_t n_bytes, size_t n_streams, uint32_t* out);
+
+struct Simd {
+  const char* name;
+  Scores<float> f32;
+  Scores<int8_t> i8;
+  CompareWords<int64_t> compare_i64[n_operators];
+  CompareWords<float> compare_f32[n_operators];
+  CompareWords<double> compare_f64[n_operators];
+  size_t (*count)(const uint64_t* words, size_t n_words);
+  Crc32cStreams crc32c;
+};
+
+const Simd& scalar_simd();
+const Simd& avx2_simd();
+const Simd& avx512_simd();
+const Simd& neon_simd();
+
+void crc32c_table(const uint8_t* data, size_t n_bytes, size_t n_streams, uint32_t* out);
+void crc32c_sse42(const uint8_t* data, size_t n_bytes, size_t n_streams, uint32_t* out);
+void crc32c_arm(const uint8_t* data, size_t n_bytes, size_t n_streams, uint32_t* out);
+
+// The best table that CPU, OS and the environment variable LIKEWISE_SIMD allow; chosen once.
+// Throws std::invalid_argument for an unknown LIKEWISE_SIMD.
+const Simd& simd();
+
+}  // namespace likewise

@@ -1,0 +1,103 @@
+// AVX-512 F, BW, VL; compiled with those flags and entered only when simd() has asked CPU and OS.
+#include <immintrin.h>
+
+#include "simd_kernels.h"
+
+namespace likewise {
+namespace {
+
+struct Avx512 {
+  using reg = __m512;
+  static constexpr size_t lanes = 16;
+  static constexpr int rows = 4;
+  static constexpr int queries = 3;
+  static constexpr int solo_rows = 4;
+
+  static reg zero() { return _mm512_setzero_ps(); }
+  static reg broadcast(float value) { return _mm512_set1_ps(value); }
+  static reg load(const float* p) { return _mm512_loadu_ps(p); }
+  static reg load(const float* p, size_t n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
+  static reg load(const int8_t* p) { return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  static reg load(const int8_t* p, size_t n) { return widen(_mm_maskz_loadu_epi8(first_lanes(n), p)); }
+  static reg add(reg a, reg b) { return _mm512_add_ps(a, b); }
+  static reg sub(reg a, reg b) { return _mm512_sub_ps(a, b); }
+  static reg mul(reg a, reg b) { return _mm512_mul_ps(a, b); }
+  static reg fma(reg a, reg b, reg c) { return _mm512_fmadd_ps(a, b, c); }
+  static float sum(reg a) { return _mm512_reduce_add_ps(a); }
+
+  template <Operator op>
+  static uint64_t passes(const float* values, float value) {
+    const __m512 wanted = _mm512_set1_ps(value);
+    uint64_t mask = 0;
+    for (unsigned i = 0; i < 64; i += 16) {
+      mask |= static_cast<uint64_t>(_mm512_cmp_ps_mask(_mm512_loadu_ps(values + i), wanted, predicate(op))) << i;
+    }
+    return mask;
+  }
+  template <Operator op>
+  static uint64_t passes(const double* values, double value) {
+    const __m512d wanted = _mm512_set1_pd(value);
+    uint64_t mask = 0;
+    for (unsigned i = 0; i < 64; i += 8) {
+      mask |= static_cast<uint64_t>(_mm512_cmp_pd_mask(_mm512_loadu_pd(values + i), wanted, predicate(op))) << i;
+    }
+    return mask;
+  }
+  template <Operator op>
+  static uint64_t passes(const int64_t* values, int64_t value) {
+    const __m512i wanted = _mm512_set1_epi64(value);
+    uint64_t mask = 0;
+    for (unsigned i = 0; i < 64; i += 8) {
+      mask |= static_cast<uint64_t>(_mm512_cmp_epi64_mask(_mm512_loadu_si512(values + i), wanted, int_predicate(op)))
+              << i;
+    }
+    return mask;
+  }
+  static size_t count(uint64_t word) { return static_cast<size_t>(_mm_popcnt_u64(word)); }
+
+ private:
+  static __m512 widen(__m128i bytes) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)); }
+  static __mmask16 first_lanes(size_t n) { return static_cast<__mmask16>((1U << n) - 1U); }
+  static constexpr int predicate(Operator op) {
+    switch (op) {
+      case Operator::less:
+        return _CMP_LT_OQ;
+      case Operator::less_equal:
+        return _CMP_LE_OQ;
+      case Operator::equal:
+        return _CMP_EQ_OQ;
+      case Operator::greater_equal:
+        return _CMP_GE_OQ;
+      case Operator::greater:
+        return _CMP_GT_OQ;
+      case Operator::not_equal:
+        return _CMP_NEQ_OQ;
+    }
+    return _CMP_FALSE_OQ;
+  }
+  static constexpr int int_predicate(Operator op) {
+    switch (op) {
+      case Operator::less:
+        return _MM_CMPINT_LT;
+      case Operator::less_equal:
+        return _MM_CMPINT_LE;
+      case Operator::equal:
+        return _MM_CMPINT_EQ;
+      case Operator::greater_equal:
+        return _MM_CMPINT_NLT;
+      case Operator::greater:
+        return _MM_CMPINT_NLE;
+      case Operator::not_equal:
+        return _MM_CMPINT_NE;
+    }
+    return _MM_CMPINT_NE;
+  }
+};
+
+constexpr Simd table = make_simd<Avx512>("avx512");
+
+}  // namespace
+
+const Simd& avx512_simd() { return table; }
+
+}  // namespace likewise
