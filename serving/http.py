@@ -35,6 +35,7 @@ _FRONT: Final = {  # served path -> file below page/, content type
     "/docs": ("docs.html", "text/html; charset=utf-8"),
     "/page/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/page/docs.css": ("docs.css", "text/css; charset=utf-8"),
     "/page/docs.js": ("docs.js", "text/javascript; charset=utf-8"),
     "/page/mark.svg": ("mark.svg", "image/svg+xml"),
 }

@@ -100,7 +100,7 @@ def parse_body(body: bytes, max_depth: int) -> dict[str, Any]:
         if depth > max_depth:
             raise LimitExceeded(f"[request] the body is nested {depth} deep; at most {max_depth}; flatten it")
     if not isinstance(parsed, dict):
-        raise InvalidQuery(f"[request] the body is a {_kind(parsed)}; expected an object; wrap it")
+        raise InvalidQuery(f"[request] the body is {_kind(parsed)}; expected an object; wrap it")
     return parsed
 
 
@@ -435,7 +435,7 @@ def _read(value: object, keys: Mapping[str, str], where: str) -> dict[str, Any]:
 
 
 def _refuse_key(key: str, keys: Mapping[str, str], where: str) -> NoReturn:
-    by_folded = {_folded(name): name for name in keys}
+    by_folded = {_folded(name): name for name in reversed(keys)}  # of two spellings, the first told
     near = difflib.get_close_matches(_folded(key), by_folded, n=1, cutoff=0.6)
     known = ", ".join(sorted(dict.fromkeys(keys.values())))
     advice = f"did you mean {by_folded[near[0]]!r}?" if near else f"expected some of {known}"
