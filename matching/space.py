@@ -181,13 +181,16 @@ class Space:
         """Choose how to search, knowing how many datapoints match.
 
         A small subset is scanned exactly, because that is cheaper than any index; else the operating table gives the cheapest
-        effort that reached the recall target at this selectivity, or says that only the exact scan does.
+        effort that reached the recall target at this selectivity, or says that only the exact scan does. A caller's own
+        effort decides where nothing is filtered; under a filter it can only raise the table's.
         """
-        if exact or self.entry.plan.name == "flat" or n_matching <= self.entry.exact_below:
+        if exact or self.entry.plan.name == "flat":
             return Plan("exact")
         kind: PlanKind = "graph" if self.entry.plan.name == "hnsw" else "ivf"
-        if effort is not None:
+        if effort is not None and n_matching >= self.entry.n_datapoints:
             return Plan(kind, max(effort, k) if kind == "graph" else effort)
+        if n_matching <= self.entry.exact_below:
+            return Plan("exact")
         target = self.entry.recall_target if recall_target is None else recall_target
         selectivity = n_matching / max(self.entry.n_datapoints, 1)
         points = [p for p in self.entry.operating_table if p.recall_target >= target and p.selectivity <= selectivity]
@@ -198,7 +201,7 @@ class Space:
         if point.effort is None:
             return Plan("exact")
         stretch = -(-k // reach) if k > reach else 1
-        return Plan(kind, point.effort * stretch)
+        return Plan(kind, max(point.effort * stretch, effort or 0))
 
     def search(
         self,

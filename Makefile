@@ -1,0 +1,59 @@
+# make demo          a real catalogue, embedded, indexed, served on 127.0.0.1, until interrupted
+# make demo CHECK=1  the same, asked over HTTP and gRPC, then stopped
+# make check         format, lint, types, import arrows, documentation
+# make test          all tests but the long ones; make test-long runs those too
+# make bench         the benchmarks, into benchmarks/results/
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+FAISS := $(if $(shell command -v nvidia-smi),gpu,cpu)
+NATIVE := $(shell find cpp_ext -name '*.cpp' -o -name '*.h' -o -name CMakeLists.txt)
+CPP := $(shell find cpp_ext tests/cpp -name '*.cpp' -o -name '*.h')
+SYSTEM := chromium chromium-driver
+
+.PHONY: setup demo check test test-long bench format lock clean
+
+setup: $(STAMP)
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Likewise needs Python 3.10 or newer; run make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): constraints.txt pyproject.toml $(NATIVE) | $(VENV)/bin/pip
+	$(INSTALL) cmake nanobind ninja scikit-build-core
+	$(INSTALL) --no-build-isolation --editable ".[$(FAISS),encode,models,serve,dev]"
+	@touch $@
+
+demo: setup
+	$(BIN)/likewise demo $(if $(CHECK),--check)
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/docs tests/unit/test_arrows.py
+
+test: setup
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || tools/system-packages $(SYSTEM)
+	$(BIN)/pytest -q -m "not slow and not gpu"
+
+test-long: setup
+	$(BIN)/pytest -q -m "not gpu"
+
+bench: setup
+	for script in benchmarks/*.py; do case $$script in */harness.py) ;; *) echo "== $$script"; $(BIN)/python $$script || exit 1;; esac; done
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(CPP)
+
+lock: setup
+	$(BIN)/python tools/lock.py
+
+clean:
+	rm -rf build dist .demo artifacts

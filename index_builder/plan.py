@@ -1,0 +1,145 @@
+"""Choose how a space is indexed, say why, and predict what it will cost."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matching.datapoint import Metric
+from matching.errors import InvalidInput
+from matching.faiss_index import FaissIndex, HnswParams, IvfPqParams, Params, n_gpus
+from matching.manifest import PlanEntry, PlanName
+
+PlanChoice = Literal["auto", "flat", "hnsw", "ivfpq"]
+
+FLAT_FLOATS = 4_000_000  # 16 MB are scanned in about a millisecond by one core
+_PROBE_ROWS = 2_048
+_MIN_HNSW_ROWS = 64
+_MIN_IVFPQ_ROWS = 39 * 256  # FAISS wants 39 training rows for each of the 256 centroids of a product code
+
+
+@dataclass(frozen=True, slots=True)
+class IndexPlan:
+    """A chosen plan: `params` is None for the exact scan."""
+
+    name: PlanName
+    params: Params | None
+    why: str
+    resident_bytes: int
+    build_cpu_s: float
+
+    def entry(self) -> PlanEntry:
+        """Return what the manifest keeps of the plan."""
+        held: dict[str, int | float | str] = {
+            "predicted_resident_bytes": self.resident_bytes,
+            "predicted_build_cpu_s": round(self.build_cpu_s, 1),
+        }
+        if isinstance(self.params, HnswParams):
+            held |= {"links": self.params.links, "ef_construction": self.params.ef_construction}
+        elif isinstance(self.params, IvfPqParams):
+            held |= {"n_lists": self.params.n_lists, "n_subquantizers": self.params.n_subquantizers}
+        return PlanEntry(self.name, "Flat" if self.params is None else self.params.factory, self.why, held)
+
+
+def choose_plan(
+    sample: NDArray[np.float32],
+    n_vectors: int,
+    metric: Metric,
+    *,
+    choice: PlanChoice,
+    memory_budget_bytes: int,
+    recall_target: float,
+    hnsw: HnswParams,
+    n_threads: int,
+) -> IndexPlan:
+    """Choose the plan of a space.
+
+    The exact scan wins while it answers in about a millisecond; then the graph, while its codes and links fit the memory
+    budget; then product codes in inverted lists. Whatever is chosen, candidates are ranked again from the original vectors,
+    so the recall target decides the effort of a search, not the plan, except that a target of 1 needs the exact scan.
+
+    Args:
+        sample: float32[m, d] of the vectors; a graph of its first rows is built to predict the time of the whole.
+        n_vectors: how many there will be.
+        memory_budget_bytes: what the index may keep resident; original vectors are mapped and may be paged out.
+
+    Raises:
+        InvalidInput: the plan asked for cannot be built from so few vectors.
+    """
+    dim = sample.shape[1]
+    size = f"{n_vectors:,} vectors of {dim}"
+    ivfpq = IvfPqParams(_n_lists(n_vectors), _n_subquantizers(dim))
+    graph_bytes = n_vectors * (dim + 4 * 2 * hnsw.links + 4 * hnsw.links // 15 + 16)
+    ivfpq_bytes = n_vectors * (ivfpq.n_subquantizers + 16) + 4 * dim * (ivfpq.n_lists + 256)
+    if choice == "auto":
+        choice, why = _choose(size, n_vectors * dim, n_vectors, graph_bytes, memory_budget_bytes, recall_target)
+    else:
+        why = f"{choice} was asked for; {size}"
+    if choice == "flat":
+        return IndexPlan("flat", None, why, 0, 0.0)
+    if choice == "hnsw":
+        if n_vectors < _MIN_HNSW_ROWS:
+            raise InvalidInput(f"[plan] a graph needs {_MIN_HNSW_ROWS} vectors, there are {n_vectors}; use --plan flat")
+        seconds = _predict_graph_s(sample, n_vectors, metric, hnsw, n_threads)
+        return IndexPlan("hnsw", hnsw, why, graph_bytes, seconds)
+    if n_vectors < _MIN_IVFPQ_ROWS:
+        raise InvalidInput(
+            f"[plan] product codes need {_MIN_IVFPQ_ROWS:,} vectors to train, there are {n_vectors:,}; use --plan flat or hnsw"
+        )
+    # k-means: about 25 passes over 256 rows a list and a code, each row against all centroids, at some 10 GFLOP/s
+    flops = 25 * 2 * dim * 256 * (ivfpq.n_lists**2 + 256 * 256) + 2 * n_vectors * dim * (ivfpq.n_lists + 256)
+    return IndexPlan("ivfpq", ivfpq, why + (", trained on GPU" if n_gpus() else ""), ivfpq_bytes, flops / 1e10)
+
+
+def default_memory_budget_bytes() -> int:
+    """Return half of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _choose(
+    size: str, n_floats: int, n_vectors: int, graph_bytes: int, budget: int, recall_target: float
+) -> tuple[Literal["flat", "hnsw", "ivfpq"], str]:
+    if n_floats <= FLAT_FLOATS:
+        return "flat", f"{size} are scanned exactly in about a millisecond"
+    if recall_target >= 1:
+        return "flat", f"a recall target of {recall_target:g} needs the exact scan"
+    if graph_bytes <= budget or n_vectors < _MIN_IVFPQ_ROWS:
+        return (
+            "hnsw",
+            f"{size} are too many to scan, and a graph of {_mib(graph_bytes)} fits the budget of {_mib(budget)}",
+        )
+    return "ivfpq", f"a graph over {size} would take {_mib(graph_bytes)}, more than the budget of {_mib(budget)}"
+
+
+def _predict_graph_s(
+    sample: NDArray[np.float32], n_vectors: int, metric: Metric, params: HnswParams, n_threads: int
+) -> float:
+    """Build a small graph here and now, and scale its CPU time by n log n."""
+    rows = sample[:_PROBE_ROWS]
+    index = FaissIndex.train(params, rows, metric, seed=0, n_threads=n_threads)
+    before = time.process_time()
+    for _ in index.add(rows, np.arange(len(rows)), n_threads=n_threads):
+        pass
+    spent = time.process_time() - before
+    growth = n_vectors * math.log2(max(n_vectors, 2)) / (len(rows) * math.log2(max(len(rows), 2)))
+    return spent * growth
+
+
+def _n_lists(n_vectors: int) -> int:
+    lists = 1 << round(math.log2(max(4 * math.sqrt(n_vectors), 1)))
+    return max(1, min(lists, n_vectors // 39))
+
+
+def _n_subquantizers(dim: int) -> int:
+    """Return about a byte for each four dimensions, a divisor of dim."""
+    return max(m for m in range(1, max(dim // 4, 1) + 1) if dim % m == 0)
+
+
+def _mib(n_bytes: int) -> str:
+    return f"{n_bytes / 2**20:,.0f} MiB"

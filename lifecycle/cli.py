@@ -1,0 +1,79 @@
+"""The command line: `likewise NOUN VERB`, results on stdout, everything else on stderr.
+
+Exit status: 0 done, 1 refused by a gate, 2 the request is wrong, 3 a fault.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from lifecycle import build_command, catalog_commands, demo, search_command, serve_command, version_commands
+from lifecycle.terminal import err
+from matching.errors import AlreadyExists, GateRefused, InvalidInput, LikewiseError, LimitExceeded, NotFound
+
+DONE, REFUSED, USAGE, FAULT, INTERRUPTED = 0, 1, 2, 3, 130
+
+app = typer.Typer(
+    name="likewise",
+    help="Vector similarity search and recommendations for shops.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(catalog_commands.app, name="catalog")
+app.add_typer(version_commands.app, name="versions")
+app.command("build")(build_command.build)
+app.command("search")(search_command.search)
+app.command("serve")(serve_command.serve)
+app.command("demo")(demo.demo)
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    settings: Annotated[
+        Path | None, typer.Option("--settings", help="TOML file of settings; LIKEWISE__SECTION__NAME in the environment wins.")
+    ] = None,
+) -> None:
+    context.obj = settings
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit status."""
+    try:
+        status = app(arguments, prog_name="likewise", standalone_mode=False)
+    except click.exceptions.Abort:
+        err.print("interrupted; nothing was published")
+        return INTERRUPTED
+    except KeyboardInterrupt:
+        err.print("interrupted; nothing was published")
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return USAGE
+    except GateRefused as error:
+        err.print(str(error), style="red", markup=False)
+        return REFUSED
+    except (InvalidInput, NotFound, LimitExceeded, AlreadyExists) as error:
+        err.print(str(error), style="red", markup=False)
+        return USAGE
+    except LikewiseError as error:
+        err.print(str(error), style="red", markup=False)
+        return FAULT
+    except BrokenPipeError:
+        return DONE
+    except OSError as error:
+        err.print(f"[system] {error}", style="red", markup=False)
+        return FAULT
+    return status if isinstance(status, int) else DONE

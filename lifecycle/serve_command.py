@@ -1,0 +1,58 @@
+"""`likewise serve`: answer over HTTP and gRPC until told to stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lifecycle.settings import load_settings
+from lifecycle.version_commands import JsonOption, StoreOption
+from matching.errors import InvalidInput
+from matching.store import Store
+
+
+def serve(
+    context: typer.Context,
+    store: StoreOption,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Alias or version id; may be left out where the store has one alias.")
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option("--http-port", min=0, max=65535, help="0 takes a free port and prints it.")] = 8080,
+    grpc_port: Annotated[int, typer.Option("--grpc-port", min=0, max=65535, help="0 takes a free port and prints it.")] = 8081,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Write no line for each request.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve a version over HTTP and gRPC, with a page at /, until interrupted.
+
+    Example: `likewise serve --store shop --name shop --http-port 8080 --grpc-port 8081`
+    """
+    from serving.server import serve as run
+
+    held = Store(store)
+    settings = load_settings(context.obj)
+    run(
+        held,
+        name or only_alias(held),
+        settings=settings.serving,
+        host=host,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        as_json=as_json,
+        log_requests=not quiet,
+    )
+
+
+def only_alias(store: Store) -> str:
+    """Return the one alias of a store.
+
+    Raises:
+        InvalidInput: it has none, or several.
+    """
+    aliases = sorted(store.aliases())
+    if len(aliases) != 1:
+        held = f"aliases {', '.join(aliases)}" if aliases else "no alias"
+        raise InvalidInput(f"[serve] store {store.path} has {held}; say which version with --name")
+    return aliases[0]

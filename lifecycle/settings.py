@@ -1,0 +1,89 @@
+"""The settings tree: every section beside its owner, read once from a TOML file and the environment."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from embeddings.settings import EncodeSettings
+from index_builder.settings import BuildSettings
+from matching.errors import InvalidInput
+from serving.settings import ServingSettings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PREFIX = "LIKEWISE__"
+
+
+class Settings(BaseSettings):
+    """All settings. A value in the environment, `LIKEWISE__SECTION__NAME`, wins over the file."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__", nested_model_default_partial_update=True
+    )
+
+    build: BuildSettings = Field(default_factory=BuildSettings)
+    encode: EncodeSettings = Field(default_factory=EncodeSettings)
+    serving: ServingSettings = Field(default_factory=ServingSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file, and read nothing else."""
+        return env_settings, init_settings
+
+
+def load_settings(file: Path | None = None) -> Settings:
+    """Read the settings from a TOML file and the environment.
+
+    Raises:
+        InvalidInput: a key is unknown (names the nearest right one) or a value is not of its kind.
+    """
+    raw: dict[str, Any] = {}
+    if file is not None:
+        try:
+            raw = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InvalidInput(f"[settings] {file} cannot be read as TOML: {error}") from error
+    for name in os.environ:
+        where = name[len(PREFIX) :].lower().replace("__", ".")
+        if name.startswith(PREFIX) and where not in known_settings():
+            raise InvalidInput(f"[settings] the environment names {name}; {_nearest(where)}")
+    try:
+        return Settings(**raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise InvalidInput(f"[settings] there is no setting {where}; {_nearest(where)}") from error
+        raise InvalidInput(f"[settings] {where} is {first.get('input')!r}: {first['msg']}") from error
+
+
+def known_settings() -> dict[str, str]:
+    """Return what every setting is for, by `section.name`."""
+    known: dict[str, str] = {}
+    for section, field in Settings.model_fields.items():
+        assert isinstance(field.annotation, type)
+        assert issubclass(field.annotation, BaseModel)
+        known |= {f"{section}.{name}": held.description or "" for name, held in field.annotation.model_fields.items()}
+    return known
+
+
+def _nearest(where: str) -> str:
+    near = difflib.get_close_matches(where, known_settings(), 1, 0.3)
+    return f"did you mean {near[0]}?" if near else "docs/settings.md lists all of them"
