@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import decimal
 import functools
 import html
@@ -17,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from index_builder.cells import NOT_TEXT, RefusedRow, arrow_cells, json_cell, json_object, shown
 from index_builder.columns import ColumnMapping, nearest
 from index_builder.data_file import DataFile, digest_of, part_files, sha256_of
-from index_builder.facets import NOT_A_NUMBER, NUMBER, Facets, FacetSurvey
+from index_builder.facets import NOT_A_NUMBER, Facets, FacetSurvey
 from index_builder.picture_folder import PICTURE_TABLE, PictureFolder
 from index_builder.rejects import Reject, RejectCode
 from index_builder.seen_ids import SeenIds
@@ -41,7 +41,6 @@ _KINDS = {
 }
 _HEAD_LINES = 200
 _OWN_NAMESPACES = ("category", "brand", "category_path", "price")
-_MAX_JSON_DEPTH = 32
 _TAG = re.compile(r"<[A-Za-z/!][^<>]*>")
 _CURRENCY_SIGNS = re.compile(r"^(?:[A-Z]{3}|[^\d\s.,+\-]{1,3})\s*(?=[-\d.])|\s*(?:[A-Z]{3}|[^\d\s.,]{1,3})$")
 
@@ -145,12 +144,6 @@ class _Row(NamedTuple):
     problem: tuple[RejectCode, str] | None
     parts: Mapping[str, str]
     end: int
-
-
-class _Refused(Exception):
-    def __init__(self, code: RejectCode, reason: str) -> None:
-        self.code = code
-        self.reason = reason
 
 
 def open_catalog(
@@ -317,9 +310,9 @@ class Catalog:
             assert row.values is not None
             try:
                 outcome.append(_product(row.values, row.parts, kinds, facets))
-            except _Refused as refused:
-                shown = row.values.get(row.parts.get("id", ""))
-                product_id = str(shown)[:MAX_ID_BYTES] if isinstance(shown, (str, int)) else None
+            except RefusedRow as refused:
+                raw_id = row.values.get(row.parts.get("id", ""))
+                product_id = str(raw_id)[:MAX_ID_BYTES] if isinstance(raw_id, (str, int)) else None
                 outcome.append(Reject(name, row.place, product_id, refused.code, refused.reason))
         good = [n for n, made in enumerate(outcome) if isinstance(made, Product)]
         ids = [made.product_id for made in outcome if isinstance(made, Product)]
@@ -416,11 +409,9 @@ class _ParquetSource(_Source):
             try:
                 for batch in parquet.iter_batches(batch_size, use_threads=False):
                     names = batch.schema.names
-                    for values in zip(*(_cells(column) for column in batch.columns), strict=True):
+                    for values in zip(*(arrow_cells(column) for column in batch.columns), strict=True):
                         end = self.n_bytes * (row + 1) // n_rows
-                        bad = next(
-                            (name for name, value in zip(names, values, strict=True) if value is _NOT_TEXT), None
-                        )
+                        bad = next((name for name, value in zip(names, values, strict=True) if value is NOT_TEXT), None)
                         problem = None if bad is None else (RejectCode.INVALID_ENCODING, f"column {bad!r} is not UTF-8")
                         cells = None if problem else dict(zip(names, values, strict=True))
                         yield _Row(f"row {row}", cells, problem, self.parts, end)
@@ -477,7 +468,7 @@ class _JsonSource(_Source):
         for number, line in enumerate(read_lines(path)):
             if number == _HEAD_LINES:
                 break
-            values, _ = _json_object(line.text or "")
+            values, _ = json_object(line.text or "")
             names.update(dict.fromkeys(values or ()))
         self.parts = columns.resolve(tuple(names), source=f"{path.name} (first {_HEAD_LINES} lines)")
         # Later lines may have other keys: they fill the parts that the head left open, and never replace one.
@@ -490,7 +481,7 @@ class _JsonSource(_Source):
                 assert line.code is not None
                 yield _Row(place, None, (line.code, line.reason), self.parts, line.end)
                 continue
-            values, problem = _json_object(line.text)
+            values, problem = json_object(line.text)
             parts = self.parts if values is None else self._complete(tuple(values))
             yield _Row(place, values, problem, parts, line.end)
 
@@ -509,51 +500,6 @@ def _open_source(path: Path, columns: ColumnMapping) -> _Source:
     if kind is None:
         kind = "json" if start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") else "csv"
     return _JsonSource(path, columns) if kind == "json" else _CsvSource(path, columns)
-
-
-_NOT_TEXT = object()
-
-
-def _cells(column: Any) -> list[object]:
-    """Return the values of an Arrow array; texts that are not UTF-8 become `_NOT_TEXT`."""
-    import pyarrow as pa
-
-    if pa.types.is_map(column.type):
-        return [None if value is None else dict(value) for value in column.to_pylist()]
-    try:
-        values = column.to_pylist()
-    except UnicodeDecodeError:
-        values = []
-        for scalar in column:
-            try:
-                values.append(scalar.as_py())
-            except UnicodeDecodeError:
-                values.append(_NOT_TEXT)
-    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-        return [_decoded(value) for value in values]
-    return list(values)
-
-
-def _decoded(value: bytes | None) -> object:
-    try:
-        return None if value is None else value.decode("utf-8")
-    except UnicodeDecodeError:
-        return _NOT_TEXT
-
-
-def _json_object(text: str) -> tuple[dict[str, object] | None, tuple[RejectCode, str] | None]:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return None, (RejectCode.INVALID_JSON_SYNTAX, f"not JSON: {error}")
-    if not isinstance(values, dict):
-        return None, (RejectCode.INVALID_JSON_SYNTAX, f"a JSON {type(values).__name__}; expected an object")
-    if "\\ud" in text or "\\uD" in text:
-        try:
-            json.dumps(values, ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError:
-            return None, (RejectCode.INVALID_ENCODING, "half of a surrogate pair: it stands for no character")
-    return values, None
 
 
 # Rows into products.
@@ -601,7 +547,7 @@ def _product(
         pictures=_picture_paths(part.get("pictures"), parts.get("pictures", "")),
         crowding=_tag(part.get("crowding"), parts.get("crowding", "")),
         attributes={
-            name: _attribute(value, name, kinds.get(name)) for name, value in _attributes_of(values, parts).items()
+            name: json_cell(value, name, kinds.get(name)) for name, value in _attributes_of(values, parts).items()
         },
         facets=facets,
     )
@@ -615,15 +561,15 @@ def _with_pictures(product: Product, pictures: tuple[str, ...]) -> Product:
 
 def _product_id(value: object, column: str) -> str:
     if value is None or value == "" or (isinstance(value, str) and not value.strip()):
-        raise _Refused(RejectCode.MISSING_ID, f"{column!r} is empty; expected the id of the product")
+        raise RefusedRow(RejectCode.MISSING_ID, f"{column!r} is empty; expected the id of the product")
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise _Refused(RejectCode.INVALID_ID, f"{column!r} is {_shown(value)}; expected a text or a whole number")
+        raise RefusedRow(RejectCode.INVALID_ID, f"{column!r} is {shown(value)}; expected a text or a whole number")
     product_id = str(value).strip()
     n_bytes = len(product_id.encode("utf-8"))
     if n_bytes > MAX_ID_BYTES:
-        raise _Refused(RejectCode.INVALID_ID, f"{column!r} has {n_bytes} bytes; expected at most {MAX_ID_BYTES}")
+        raise RefusedRow(RejectCode.INVALID_ID, f"{column!r} has {n_bytes} bytes; expected at most {MAX_ID_BYTES}")
     if any(ord(char) < 32 or ord(char) == 127 for char in product_id):
-        raise _Refused(RejectCode.INVALID_ID, f"{column!r} is {_shown(value)}; expected no control characters")
+        raise RefusedRow(RejectCode.INVALID_ID, f"{column!r} is {shown(value)}; expected no control characters")
     return product_id
 
 
@@ -635,7 +581,7 @@ def _text(value: object, column: str) -> str | None:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
-        raise _Refused(RejectCode.PARSING_ERROR, f"{column!r} is {_shown(value)}; expected a text")
+        raise RefusedRow(RejectCode.PARSING_ERROR, f"{column!r} is {shown(value)}; expected a text")
     if "<" in value:
         value = _TAG.sub(" ", value)
     if "&" in value:
@@ -653,15 +599,15 @@ def _price(value: object, column: str) -> float | None:
     if isinstance(value, str):
         price = _price_of_text(value)
         if price is None:
-            raise _Refused(
-                RejectCode.INVALID_NUMERIC_VALUE, f"{column!r} is {_shown(value)}; expected a price such as 19.99"
+            raise RefusedRow(
+                RejectCode.INVALID_NUMERIC_VALUE, f"{column!r} is {shown(value)}; expected a price such as 19.99"
             )
     elif isinstance(value, (int, float, decimal.Decimal)) and not isinstance(value, bool):
         price = _float(value)
     else:
-        raise _Refused(RejectCode.INVALID_NUMERIC_VALUE, f"{column!r} is {_shown(value)}; expected a number")
+        raise RefusedRow(RejectCode.INVALID_NUMERIC_VALUE, f"{column!r} is {shown(value)}; expected a number")
     if not 0 <= price <= MAX_PRICE:  # NaN too
-        raise _Refused(
+        raise RefusedRow(
             RejectCode.INVALID_NUMERIC_VALUE, f"{column!r} is {price}; expected a price from 0 to {MAX_PRICE:g}"
         )
     return price + 0.0  # never -0.0
@@ -720,61 +666,13 @@ def _picture_paths(value: object, column: str) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, (list, tuple)):
-        raise _Refused(RejectCode.PARSING_ERROR, f"{column!r} is {_shown(value)}; expected a path or a list of paths")
+        raise RefusedRow(RejectCode.PARSING_ERROR, f"{column!r} is {shown(value)}; expected a path or a list of paths")
     paths = []
     for path in value:
         if isinstance(path, dict):  # Arrow and JSON exports nest {"path": ...} or {"src": ...}
             path = next((path[key] for key in ("path", "src", "url") if key in path), None)
         if path is not None and not isinstance(path, str):
-            raise _Refused(RejectCode.PARSING_ERROR, f"{column!r} holds {_shown(path)}; expected a path")
+            raise RefusedRow(RejectCode.PARSING_ERROR, f"{column!r} holds {shown(path)}; expected a path")
         if path and path.strip():
             paths.append(path.strip())
     return tuple(paths)
-
-
-def _attribute(value: object, name: str, kind: str | None, depth: int = 0) -> object:
-    """Return a column's value as JSON; `kind` says what the texts of a CSV column mean."""
-    if isinstance(value, str):
-        return _typed(value, name, kind) if kind is not None else value
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, (int, float)):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise _Refused(RejectCode.INVALID_NUMERIC_VALUE, f"{name!r} is {value}; expected a finite number")
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise _Refused(RejectCode.INVALID_NUMERIC_VALUE, f"{name!r} is {_shown(value)}; expected at most 64 bits")
-        return value
-    if isinstance(value, decimal.Decimal):
-        return _attribute(float(value), name, None)
-    if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
-        return value.isoformat()
-    if depth == _MAX_JSON_DEPTH:
-        raise _Refused(RejectCode.PARSING_ERROR, f"{name!r} is nested deeper than {_MAX_JSON_DEPTH} levels")
-    if isinstance(value, dict):
-        return {str(key): _attribute(part, name, None, depth + 1) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_attribute(part, name, None, depth + 1) for part in value]
-    if value is _NOT_TEXT:
-        raise _Refused(RejectCode.INVALID_ENCODING, f"{name!r} is not UTF-8")
-    return str(value)
-
-
-def _typed(text: str, name: str, kind: str) -> object:
-    text = text.strip()
-    if kind == "bool":
-        return text.lower() == "true"
-    if kind == "number":
-        if NUMBER.fullmatch(text):
-            number = float(text) if re.search(r"[.eE]", text) else int(text)
-            return _attribute(number, name, None)
-        if NOT_A_NUMBER.fullmatch(text):
-            raise _Refused(RejectCode.INVALID_NUMERIC_VALUE, f"{name!r} is {text!r}; expected a finite number")
-    return text
-
-
-def _shown(value: object) -> str:
-    # Huge integers cannot be printed in Python without a limit, and nobody wants to read them.
-    if isinstance(value, int) and abs(value) >= 10**40:
-        return f"a whole number of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
