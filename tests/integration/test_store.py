@@ -1,0 +1,187 @@
+"""The store on a real disk: publishing, aliases, and every kind of damage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from matching.datapoint import Datapoint, NumericRestrict, Restrict
+from matching.errors import AlreadyExists, CorruptArtifact, GateRefused, InvalidInput, NotFound
+from matching.manifest import read_manifest
+from matching.store import Store
+from matching.version import IndexVersion
+from tests.conftest import MakeVersion, build_version
+
+
+def shop(n: int, seed: int = 1) -> tuple[list[Datapoint], np.ndarray]:
+    rng = np.random.default_rng(seed)
+    points = [
+        Datapoint(
+            f"item-{at}",
+            (Restrict("category", (f"c{at % 3}",), ("x",)),),
+            (NumericRestrict("price", at * 0.5),),
+            f"b{at % 4}",
+            {"title": f"Item {at}", "price": at * 0.5},
+        )
+        for at in range(n)
+    ]
+    return points, rng.standard_normal((n, 16)).astype(np.float32)
+
+
+def answers(version: IndexVersion, vectors: np.ndarray) -> list[list[tuple[str, float]]]:
+    found = version.search(vectors[:5], 7, space="vectors")
+    return [[(n.datapoint_id, n.distance) for n in near] for near in found.neighbors]
+
+
+def test_what_was_built_can_be_read_back(make_version: MakeVersion) -> None:
+    points, vectors = shop(100)
+    version = make_version(points, vectors, metric="l2")
+    assert version.datapoints(["item-7", "item-99"]) == (points[7], points[99])
+    np.testing.assert_array_equal(version.vectors(["item-42"], "vectors")[0], vectors[42:43])
+    assert version.facets("category") == {"c0": 34, "c1": 33, "c2": 33}
+    assert version.numeric_range("price") == (0.0, 49.5)
+    with pytest.raises(NotFound, match="no datapoint 'item-100' among 100"):
+        version.datapoints(["item-100"])
+    with pytest.raises(NotFound, match="no space 'text'"):
+        version.search(vectors[:1], 1, space="text")
+
+
+@pytest.mark.parametrize("plan", ["flat", "hnsw"])
+def test_same_input_and_seed_give_the_same_bytes_in_any_order(tmp_path: Path, plan: str) -> None:
+    points, vectors = shop(400)
+    shuffled = np.random.default_rng(3).permutation(len(points))
+    manifests = []
+    for at, (order, threads) in enumerate([(np.arange(400), 1), (shuffled, 2)]):
+        store = Store(tmp_path / str(at), create=True)
+        built = {"plan": plan, "seed": 9, "threads": threads, "recall_target": 0.5}
+        version = build_version(store, [points[i] for i in order], vectors[order], "cosine", build=built)
+        manifests.append(read_manifest(store.directory(version.version_id)).files)
+    assert manifests[0] == manifests[1]
+
+
+@pytest.mark.parametrize("plan", ["flat", "hnsw"])
+def test_one_flipped_byte_in_any_file_is_found_before_an_answer(
+    store: Store, make_version: MakeVersion, plan: str, rng: np.random.Generator
+) -> None:
+    points, vectors = shop(300)
+    version = make_version(points, vectors, plan=plan, recall_target=0.5)
+    directory = store.directory(version.version_id)
+    files = sorted(f for f in directory.rglob("*") if f.is_file())
+    assert len(files) == (3 if plan == "flat" else 4)
+    for file in files:
+        whole = file.read_bytes()
+        for at in [0, 9, len(whole) - 1, *rng.integers(0, len(whole), 60).tolist()]:
+            damaged = bytearray(whole)
+            damaged[at] ^= 1 << int(rng.integers(8))
+            file.write_bytes(damaged)
+            with pytest.raises(CorruptArtifact, match=r"restore|build"):
+                store.open(version.version_id)
+            with pytest.raises(CorruptArtifact):
+                store.verify(version.version_id)
+        file.write_bytes(whole)
+    assert answers(store.open(version.version_id), vectors) == answers(version, vectors)
+    assert store.verify(version.version_id) > 0
+
+
+def test_truncated_missing_and_foreign_files_are_found(store: Store, make_version: MakeVersion) -> None:
+    points, vectors = shop(200)
+    version = make_version(points, vectors)
+    directory = store.directory(version.version_id)
+    for file in sorted(f for f in directory.rglob("*") if f.is_file()):
+        whole = file.read_bytes()
+        for size in (0, 1, len(whole) // 2, len(whole) - 1):
+            file.write_bytes(whole[:size])
+            with pytest.raises(CorruptArtifact):
+                store.open(version.version_id)
+        file.unlink()
+        with pytest.raises(CorruptArtifact):
+            store.open(version.version_id)
+        file.write_bytes(whole)
+    (directory / "stray").write_bytes(b"x")
+    with pytest.raises(CorruptArtifact, match="stray is not in the manifest"):
+        store.verify(version.version_id)
+
+
+def test_swapped_manifest_of_another_version_is_refused(store: Store, make_version: MakeVersion) -> None:
+    points, vectors = shop(100)
+    first, second = make_version(points, vectors), make_version(points[:50], vectors[:50])
+    shutil.copy(
+        store.directory(second.version_id) / "manifest.json", store.directory(first.version_id) / "manifest.json"
+    )
+    with pytest.raises(CorruptArtifact, match="was changed after the version was sealed"):
+        store.open(first.version_id)
+
+
+def test_aliases_keep_who_when_from_to_and_why(store: Store, make_version: MakeVersion) -> None:
+    points, vectors = shop(100)
+    first, second = make_version(points, vectors), make_version(points[:60], vectors[:60])
+    store.set_alias("shop", first.version_id, why="built", by="ann")
+    store.set_alias("shop", second.version_id, why="newer", by="bob")
+    store.set_alias("shop", first.version_id, why="roll back", by="ann")
+    moves = store.history("shop")
+    assert [(m.by, m.old, m.new, m.why) for m in moves] == [
+        ("ann", None, first.version_id, "built"),
+        ("bob", first.version_id, second.version_id, "newer"),
+        ("ann", second.version_id, first.version_id, "roll back"),
+    ]
+    assert store.resolve("shop") == first.version_id
+    assert store.aliases() == {"shop": first.version_id}
+    with pytest.raises(NotFound, match="neither an alias"):
+        store.set_alias("shop", "nowhere", why="typo")
+    with pytest.raises(InvalidInput, match="is the id of a version"):
+        store.set_alias(first.version_id, second.version_id, why="odd")
+
+
+def test_torn_alias_line_never_took_effect_and_a_damaged_one_is_refused(store: Store, make_version: MakeVersion) -> None:
+    points, vectors = shop(50)
+    version = make_version(points, vectors, alias="shop")
+    file = store.path / "aliases" / "shop.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole[: len(whole) // 2])
+    assert store.resolve("shop") == version.version_id
+    store.set_alias("shop", version.version_id, why="again")
+    assert [m.why for m in store.history("shop")] == ["test", "again"]
+    file.write_bytes(whole.replace(b"test", b"tesu"))
+    with pytest.raises(CorruptArtifact, match="line 1 of the history of alias 'shop'"):
+        store.resolve("shop")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../up", "a/b", "A", "a" * 129, "a\0b", "-a", "ä"])
+def test_names_cannot_leave_the_store(store: Store, name: str) -> None:
+    with pytest.raises((InvalidInput, NotFound)):
+        store.directory(name)
+    with pytest.raises(InvalidInput):
+        store.set_alias(name, "x", why="no")
+
+
+def test_build_below_its_floor_is_refused_kept_and_never_named(store: Store) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((5_000, 64)).astype(np.float32)
+    points = [Datapoint(f"{at}") for at in range(len(vectors))]
+    with pytest.raises(GateRefused, match=r"the floor is 0\.999; raise --max-effort"):
+        build_version(
+            store,
+            points,
+            vectors,
+            "ip",
+            build={"plan": "hnsw", "links": 4, "ef_construction": 8, "max_effort": 8, "recall_target": 0.999},
+        )
+    assert store.versions() == ()
+    assert list((store.path / "work").iterdir()) == []
+    [kept] = (store.path / "refused").iterdir()
+    assert json.loads((kept / "manifest.json").read_text())["spaces"][0]["recall"]["mean"] < 0.999
+
+
+def test_two_builds_cannot_share_a_work_directory(store: Store) -> None:
+    store.new_work("one")
+    with pytest.raises(AlreadyExists, match="another build runs"):
+        store.new_work("one")
+
+
+def test_missing_store_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="likewise build --store"):
+        Store(tmp_path / "none")
