@@ -14,7 +14,7 @@ from matching.errors import AlreadyExists, CorruptArtifact, GateRefused, Invalid
 from matching.manifest import read_manifest
 from matching.store import Store
 from matching.version import IndexVersion
-from tests.conftest import MakeVersion, build_version
+from tests.versions import MakeVersion, build_version
 
 
 def shop(n: int, seed: int = 1) -> tuple[list[Datapoint], np.ndarray]:

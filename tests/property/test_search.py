@@ -16,7 +16,7 @@ from matching.datapoint import Datapoint, Filter, Metric, NumericRestrict, Opera
 from matching.space import Plan
 from matching.store import Store
 from matching.version import IndexVersion
-from tests.conftest import build_version
+from tests.versions import build_version
 
 DIM = 8
 TOKENS = ("red", "green", "blue")
