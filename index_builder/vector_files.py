@@ -782,7 +782,7 @@ def _npy_records(path: Path, ids: Path | None, first: int) -> Iterator[_Record]:
                 block = np.fromfile(stream, array.dtype, m * dim).reshape(m, dim)
             else:
                 block = np.array(array[start : start + m])
-            for row, (name, vector) in enumerate(zip(names, block, strict=False), start=start):
+            for row, (vector, name) in enumerate(zip(block, names, strict=False), start=start):
                 end = array.offset + (row + 1) * width
                 try:
                     datapoint = Datapoint(_id(name))
