@@ -228,7 +228,6 @@ class Draft:
         self.seconds[f"{entry.name} index"] = time.monotonic() - start
         self.seconds[f"{entry.name} index cpu"] = time.process_time() - cpu_start
         start = time.monotonic()
-        load_faiss().omp_set_num_threads(1)
         progress.begin(f"{entry.name}: measure", None)
         partial = replace(entry, n_datapoints=entry.n_datapoints - len(held_rows))
         measured = measure_index(

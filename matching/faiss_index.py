@@ -137,6 +137,7 @@ class FaissIndex:
             int64[q, n_candidates].
         """
         faiss = self._faiss
+        faiss.omp_set_num_threads(1)  # it counts for the calling thread only, and idle OpenMP threads spin
         selector = None if selected is None else faiss.IDSelectorBitmap(len(selected) * 8, faiss.swig_ptr(selected))
         if self.kind == "hnsw":
             params = faiss.SearchParametersHNSW(efSearch=max(effort, n_candidates), sel=selector)
@@ -174,8 +175,3 @@ class FaissIndex:
                 f"{dim}; build the version again"
             )
         return cls(index, kind, memory=blob)
-
-
-def use_one_thread() -> None:
-    """Let each FAISS call use the thread it was made from; requests are spread over threads by the caller."""
-    load_faiss().omp_set_num_threads(1)

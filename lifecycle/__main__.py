@@ -1,0 +1,5 @@
+"""`python -m lifecycle` is `likewise`."""
+
+from lifecycle.cli import main
+
+main()
