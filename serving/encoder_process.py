@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from embeddings.encoder import Content, Encoder
 from matching.datapoint import SparseRows
 from matching.encoder_spec import EncoderSpec
-from matching.errors import DeadlineExceeded, InvalidContent, LikewiseError, Unavailable
+from matching.errors import DeadlineExceeded, InvalidContent, InvalidQuery, LikewiseError, Unavailable
 from serving.settings import ServingSettings
 
 _log = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ class EncoderProcess:
         self._wakeup = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._process: BaseProcess | None = None
+        self._accepts: Mapping[str, frozenset[str]] = {}
         self._is_ready = False
         self._batch_since: float | None = None
 
@@ -123,12 +124,14 @@ class EncoderProcess:
             deadline: when to give up, on `time.monotonic`'s clock.
 
         Raises:
-            InvalidContent: the encoder cannot read the content.
+            InvalidQuery: the encoder of the space reads no such content.
+            InvalidContent: the encoder cannot read this one.
             Unavailable: the queue is full, or the process is loading or fell over; worth another try.
             DeadlineExceeded: no answer before the deadline.
         """
         if not self._is_ready:
             raise Unavailable("[encode] the encoder process is not ready; try again in a moment")
+        check_accepted(space, content, self._accepts.get(space, frozenset()))
         if len(self._queue) >= self._settings.encoder_queue:
             raise Unavailable(f"[encode] {len(self._queue)} contents wait already, the limit; try again in a moment")
         job = _Job(space, content, deadline, asyncio.get_running_loop().create_future())
@@ -190,6 +193,7 @@ class EncoderProcess:
             greeting, _ = await asyncio.wait_for(_read_frame(reader), _LOAD_LIMIT_S)
             if "failed" in greeting:
                 raise Unavailable(greeting["failed"])
+            self._accepts = {name: frozenset(parts) for name, parts in greeting["accepts"].items()}
             self._is_ready = True
             while True:
                 self._wakeup.clear()
@@ -267,6 +271,20 @@ class EncoderProcess:
                 job.future.set_exception(Unavailable(f"[encode] {why}; try again in a moment"))
 
 
+def check_accepted(space: str, content: Content, accepts: frozenset[str]) -> None:
+    """Check that the encoder of a space reads what a content brings.
+
+    Raises:
+        InvalidQuery: it does not.
+    """
+    for part, held in (("text", content.text), ("image", content.image)):
+        if held is not None and part not in accepts:
+            raise InvalidQuery(
+                f"[encode] space {space!r} cannot be asked by {part}; its encoder reads {' and '.join(sorted(accepts))}; "
+                "name another space"
+            )
+
+
 def _frame(header: Mapping[str, object], payload: bytes) -> bytes:
     head = json.dumps(header).encode()
     return _LENGTHS.pack(len(head), len(payload)) + head + payload
@@ -307,28 +325,33 @@ def _run(channel: socket.socket, specs: Mapping[str, EncoderSpec], n_threads: in
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the service's to handle: it closes the channel
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(n_threads)
-    from embeddings import load_encoder
+    from embeddings.load_encoder import load_encoder
 
+    encoders: dict[str, Encoder] = {}
     with channel, channel.makefile("rwb") as stream:
         try:
-            encoders: dict[str, Encoder] = {name: load_encoder(spec) for name, spec in specs.items()}
+            for name, spec in specs.items():
+                encoders[name] = load_encoder(spec, n_threads=n_threads, n_workers=1)
         except LikewiseError as error:
             stream.write(_frame({"failed": str(error)}, b""))
             return
-        stream.write(_frame({"ready": sorted(encoders)}, b""))
+        stream.write(_frame({"accepts": {name: sorted(encoder.accepts) for name, encoder in encoders.items()}}, b""))
         stream.flush()
         while True:
             lengths = stream.read(_LENGTHS.size)
             if len(lengths) < _LENGTHS.size:
-                return  # the service has gone
+                break  # the service has gone
             n_head, n_payload = _LENGTHS.unpack(lengths)
             header, payload = json.loads(stream.read(n_head)), stream.read(n_payload)
             replies, vectors = _encode(encoders, header, payload)
             stream.write(_frame({"replies": replies}, vectors))
             stream.flush()
+    for encoder in encoders.values():
+        encoder.close()
 
 
 def _encode(encoders: Mapping[str, Encoder], header: dict[str, Any], payload: bytes) -> tuple[list[Any], bytes]:
+    """Encode a batch; a content that cannot be read is refused alone."""
     contents: list[Content] = []
     at = 0
     for text, n_bytes in header["contents"]:
@@ -337,39 +360,24 @@ def _encode(encoders: Mapping[str, Encoder], header: dict[str, Any], payload: by
     if not header["space"]:  # a ping
         return [[None, 0, None] for _ in contents], b""
     encoder = encoders[header["space"]]
-    try:
-        return _encode_together(encoder, contents)
-    except InvalidContent as error:
-        if len(contents) == 1:
-            return [[str(error), 0, None]], b""
-    # One bad content must not refuse its neighbours in the batch.
-    replies: list[Any] = []
-    parts: list[bytes] = []
-    for content in contents:
-        try:
-            reply, part = _encode_together(encoder, [content])
-        except InvalidContent as error:
-            reply, part = [[str(error), 0, None]], b""
-        replies += reply
-        parts.append(part)
-    return replies, b"".join(parts)
-
-
-def _encode_together(encoder: Encoder, contents: Sequence[Content]) -> tuple[list[Any], bytes]:
-    vectors = encoder.encode(contents)
-    texts = [content.text for content in contents]
+    decoded = encoder.decode(contents)
+    replies: list[Any] = [[f"[encode] {one}", 0, None] if isinstance(one, InvalidContent) else None for one in decoded]
+    sound = [position for position, reply in enumerate(replies) if reply is None]
+    if not sound:
+        return replies, b""
+    vectors = encoder.encode_decoded([one for one in decoded if not isinstance(one, InvalidContent)])
+    texts = [contents[position].text for position in sound]
     sparse: SparseRows | None = None
     if isinstance(encoder, _SparseEncoder) and all(text is not None for text in texts):
         sparse = encoder.sparse([text or "" for text in texts])
-    replies: list[Any] = []
     parts: list[bytes] = []
-    for row, vector in enumerate(vectors):
-        parts.append(np.ascontiguousarray(vector, np.float32).tobytes())
-        if sparse is None:
-            replies.append([None, len(vector), None])
-            continue
-        begin, end = int(sparse.offsets[row]), int(sparse.offsets[row + 1])
-        parts.append(np.ascontiguousarray(sparse.dimensions[begin:end], np.int64).tobytes())
-        parts.append(np.ascontiguousarray(sparse.values[begin:end], np.float32).tobytes())
-        replies.append([None, len(vector), end - begin])
+    for row, position in enumerate(sound):
+        parts.append(np.ascontiguousarray(vectors[row], np.float32).tobytes())
+        n_sparse: int | None = None
+        if sparse is not None:
+            entries = slice(int(sparse.offsets[row]), int(sparse.offsets[row + 1]))
+            n_sparse = entries.stop - entries.start
+            parts.append(np.ascontiguousarray(sparse.dimensions[entries], np.int64).tobytes())
+            parts.append(np.ascontiguousarray(sparse.values[entries], np.float32).tobytes())
+        replies[position] = [None, vectors.shape[1], n_sparse]
     return replies, b"".join(parts)

@@ -6,10 +6,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
@@ -22,136 +23,22 @@ from serving.recommender import Recommender
 from serving.request_log import RequestRecord, log_request, request_id_from
 from serving.settings import ServingSettings
 from serving.wire import likewise_pb2 as pb
-from serving.wire import likewise_pb2_grpc as glue
 from serving.wire import vertex_proto as wire
 
 _log = logging.getLogger(__name__)
-Response = TypeVar("Response")
+Context = grpc.aio.ServicerContext[bytes, Message]
+Work = Callable[[Any, RequestRecord, float], Awaitable[Message]]
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _SERVICES: Final = ("likewise.v1.MatchService", "likewise.v1.SearchService")
-
-
-class _Calls:
-    """What surrounds every call: deadline, request id, error code, metrics and the log line."""
-
-    def __init__(self, metrics: Metrics, request_deadline_s: float) -> None:
-        self._metrics = metrics
-        self._request_deadline_s = request_deadline_s
-
-    async def answer(
-        self,
-        context: grpc.aio.ServicerContext[Any, Any],
-        endpoint: str,
-        work: Callable[[RequestRecord, float], Awaitable[Response]],
-    ) -> Response:
-        began = time.monotonic()
-        given = next((str(value) for key, value in context.invocation_metadata() or () if key == "x-request-id"), None)
-        record = RequestRecord(request_id_from(given), "grpc", endpoint)
-        left = context.time_remaining()
-        limit = self._request_deadline_s
-        deadline = began + (limit if left is None else min(left, limit))
-        context.set_trailing_metadata((("x-request-id", record.request_id),))
-        code = "CANCELLED"
-        try:
-            response = await work(record, deadline)
-            code = "OK"
-            return response
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # the top of a request
-            if not isinstance(error, LikewiseError):
-                _log.exception("request %s failed", record.request_id)
-            code = code_of(error).status
-            await context.abort(_CODES[code_of(error).grpc], public_message(error))
-            raise AssertionError("abort returned") from error
-        finally:
-            seconds = time.monotonic() - began
-            self._metrics.requested("grpc", endpoint, code, seconds)
-            log_request(record, code, seconds * 1e3)
-
-
-class MatchService(glue.MatchServiceServicer):
-    """Vertex's data plane."""
-
-    def __init__(self, recommender: Recommender, calls: _Calls) -> None:
-        self._recommender = recommender
-        self._calls = calls
-
-    async def FindNeighbors(  # noqa: N802
-        self, request: pb.FindNeighborsRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> pb.FindNeighborsResponse:
-        """Answer a batch of queries."""
-
-        async def work(record: RequestRecord, deadline: float) -> pb.FindNeighborsResponse:
-            queries = wire.read_find_neighbors(request)
-            detail: Detail = "vectors" if request.return_full_datapoint else "id"
-            answer = await self._recommender.find_neighbors(queries, deadline=deadline, detail=detail)
-            record.answered(answer, max(query.options.k for query in queries))
-            return wire.find_neighbors_message(answer)
-
-        return await self._calls.answer(context, "find_neighbors", work)
-
-    async def ReadIndexDatapoints(  # noqa: N802
-        self, request: pb.ReadIndexDatapointsRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> pb.ReadIndexDatapointsResponse:
-        """Answer with datapoints by id."""
-
-        async def work(record: RequestRecord, deadline: float) -> pb.ReadIndexDatapointsResponse:
-            answer = await self._recommender.read_datapoints(tuple(request.ids), deadline=deadline)
-            record.index_version, record.q = answer.version_id, len(request.ids)
-            return wire.read_message(answer)
-
-        return await self._calls.answer(context, "read_datapoints", work)
-
-
-class SearchService(glue.SearchServiceServicer):
-    """Searches by text, picture and item."""
-
-    def __init__(self, recommender: Recommender, calls: _Calls) -> None:
-        self._recommender = recommender
-        self._calls = calls
-
-    async def Search(  # noqa: N802
-        self, request: pb.SearchRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> pb.SearchResponse:
-        """Answer a text, a picture or an item."""
-        asked = request.WhichOneof("query")
-        endpoints = {"text": "search_text", "image": "search_image", "datapoint_id": "similar_items", None: "search"}
-
-        async def work(record: RequestRecord, deadline: float) -> pb.SearchResponse:
-            options = wire.read_search(request)
-            if asked == "text":
-                answer = await self._recommender.search_text(request.text, options, deadline=deadline)
-            elif asked == "image":
-                answer = await self._recommender.search_image(request.image, options, deadline=deadline)
-            elif asked == "datapoint_id":
-                answer = await self._recommender.similar_items(request.datapoint_id, options, deadline=deadline)
-            else:
-                raise InvalidQuery(
-                    "[request] the search has no query; expected one of text, image, datapoint_id; set it"
-                )
-            record.answered(answer, options.k)
-            return wire.search_message(answer)
-
-        return await self._calls.answer(context, endpoints[asked], work)
-
-    async def GetVersion(  # noqa: N802
-        self, request: pb.GetVersionRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> pb.Version:
-        """Answer with what is being served."""
-
-        async def work(record: RequestRecord, deadline: float) -> pb.Version:
-            version = self._recommender.version()
-            record.index_version = version.version_id
-            return wire.version_message(version)
-
-        return await self._calls.answer(context, "version", work)
 
 
 class GrpcApi:
     """The gRPC server of one service. Belongs to one event loop."""
 
     def __init__(self, recommender: Recommender, *, metrics: Metrics, settings: ServingSettings) -> None:
+        self._recommender = recommender
+        self._metrics = metrics
+        self._request_deadline_s = settings.request_deadline_s
         limit = max(settings.max_json_bytes, settings.max_image_bytes) + 64 * 1024  # a picture and what surrounds it
         self._server = grpc.aio.server(
             options=(
@@ -163,13 +50,101 @@ class GrpcApi:
             ),
             maximum_concurrent_rpcs=settings.max_connections,
         )
-        calls = _Calls(metrics, settings.request_deadline_s)
-        glue.add_MatchServiceServicer_to_server(MatchService(recommender, calls), self._server)  # type: ignore[no-untyped-call]
-        glue.add_SearchServiceServicer_to_server(SearchService(recommender, calls), self._server)  # type: ignore[no-untyped-call]
+        self._add_service(
+            "MatchService",
+            FindNeighbors=(pb.FindNeighborsRequest, self._find_neighbors),
+            ReadIndexDatapoints=(pb.ReadIndexDatapointsRequest, self._read_datapoints),
+        )
+        self._add_service(
+            "SearchService",
+            Search=(pb.SearchRequest, self._search),
+            GetVersion=(pb.GetVersionRequest, self._version),
+        )
         self._health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
+
+    async def _find_neighbors(
+        self, request: pb.FindNeighborsRequest, record: RequestRecord, deadline: float
+    ) -> pb.FindNeighborsResponse:
+        record.endpoint = "find_neighbors"
+        queries = wire.read_find_neighbors(request)
+        detail: Detail = "vectors" if request.return_full_datapoint else "id"
+        answer = await self._recommender.find_neighbors(queries, deadline=deadline, detail=detail)
+        record.answered(answer, max(query.options.k for query in queries))
+        return wire.find_neighbors_message(answer)
+
+    async def _read_datapoints(
+        self, request: pb.ReadIndexDatapointsRequest, record: RequestRecord, deadline: float
+    ) -> pb.ReadIndexDatapointsResponse:
+        record.endpoint = "read_datapoints"
+        answer = await self._recommender.read_datapoints(tuple(request.ids), deadline=deadline)
+        record.index_version, record.q = answer.version_id, len(request.ids)
+        return wire.read_message(answer)
+
+    async def _search(self, request: pb.SearchRequest, record: RequestRecord, deadline: float) -> pb.SearchResponse:
+        asked = request.WhichOneof("query")
+        options = wire.read_search(request)
+        if asked == "text":
+            record.endpoint = "search_text"
+            answer = await self._recommender.search_text(request.text, options, deadline=deadline)
+        elif asked == "image":
+            record.endpoint = "search_image"
+            answer = await self._recommender.search_image(request.image, options, deadline=deadline)
+        elif asked == "datapoint_id":
+            record.endpoint = "similar_items"
+            answer = await self._recommender.similar_items(request.datapoint_id, options, deadline=deadline)
+        else:
+            raise InvalidQuery("[request] the search has no query; expected one of text, image, datapoint_id; set it")
+        record.answered(answer, options.k)
+        return wire.search_message(answer)
+
+    async def _version(self, request: pb.GetVersionRequest, record: RequestRecord, deadline: float) -> pb.Version:
+        record.endpoint = "version"
+        version = self._recommender.version()
+        record.index_version = version.version_id
+        return wire.version_message(version)
+
+    def _add_service(self, name: str, **methods: tuple[type[Any], Work]) -> None:
+        handlers: dict[str, grpc.RpcMethodHandler[bytes, Message]] = {
+            # The message is parsed inside the call: grpcio answers UNKNOWN to bytes that it cannot parse.
+            method: grpc.unary_unary_rpc_method_handler(self._behavior(kind, work), None, _serialized)
+            for method, (kind, work) in methods.items()
+        }
+        handler = grpc.method_handlers_generic_handler(f"{pb.DESCRIPTOR.package}.{name}", handlers)
+        self._server.add_generic_rpc_handlers((handler,))
+
+    def _behavior(self, kind: type[Any], work: Work) -> Callable[[bytes, Context], Awaitable[Message]]:
+        """Surround a method with what every call has: deadline, request id, error code, metrics and the log line."""
+
+        async def behave(content: bytes, context: Context) -> Message:
+            began = time.monotonic()
+            given = next(
+                (str(value) for key, value in context.invocation_metadata() or () if key == "x-request-id"), None
+            )
+            record = RequestRecord(request_id_from(given), "grpc")
+            context.set_trailing_metadata((("x-request-id", record.request_id),))
+            left, limit = context.time_remaining(), self._request_deadline_s
+            deadline = began + (limit if left is None else min(left, limit))
+            code = "CANCELLED"
+            try:
+                response = await work(_parsed(kind, content), record, deadline)
+                code = "OK"
+                return response
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:  # the top of a request
+                if not isinstance(error, LikewiseError):
+                    _log.exception("request %s failed", record.request_id)
+                code = code_of(error).status
+                await context.abort(_CODES[code_of(error).grpc], public_message(error))
+            finally:
+                seconds = time.monotonic() - began
+                self._metrics.requested("grpc", record.endpoint, code, seconds)
+                log_request(record, code, seconds * 1e3)
+
+        return behave
 
     def bind(self, host: str, port: int) -> int:
         """Bind and return the port obtained.
@@ -193,3 +168,16 @@ class GrpcApi:
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls, let those under way finish for `grace_s` seconds."""
         await self._server.stop(grace_s)
+
+
+def _parsed(kind: type[Any], content: bytes) -> Any:
+    try:
+        return kind.FromString(content)
+    except DecodeError:
+        raise InvalidQuery(
+            f"[request] {len(content):,} bytes are not a {kind.DESCRIPTOR.full_name}; expected that message; check the client"
+        ) from None
+
+
+def _serialized(message: Message) -> bytes:
+    return message.SerializeToString()

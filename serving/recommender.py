@@ -276,8 +276,6 @@ class Recommender:
             raise InvalidQuery(
                 f"[search] space {name!r} was built from ready vectors and has no encoder; expected a query by vector or id"
             )
-        if space.modality not in (asked, "fused"):
-            raise InvalidQuery(f"[search] space {name!r} holds {space.modality} vectors; it cannot be asked by {asked}")
         self._check_options(options)  # before anything is encoded
         encoded = await snapshot.encoders.encode(name, content, deadline=deadline)
         query = NeighborQuery(vector=encoded.vector, sparse=encoded.sparse, options=replace(options, space=name))

@@ -435,7 +435,7 @@ def _read(value: object, keys: Mapping[str, str], where: str) -> dict[str, Any]:
 
 
 def _refuse_key(key: str, keys: Mapping[str, str], where: str) -> NoReturn:
-    by_folded = {_folded(name): name for name in reversed(keys)}  # of two spellings, the first told
+    by_folded = {_folded(name): name for name in reversed(list(keys))}  # of two spellings, the first told
     near = difflib.get_close_matches(_folded(key), by_folded, n=1, cutoff=0.6)
     known = ", ".join(sorted(dict.fromkeys(keys.values())))
     advice = f"did you mean {by_folded[near[0]]!r}?" if near else f"expected some of {known}"
