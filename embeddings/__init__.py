@@ -1,0 +1,18 @@
+from embeddings.encoder import Content, Encoder
+from embeddings.fused_encoder import FusedEncoder
+from embeddings.image_encoder import ImageEncoder
+from embeddings.load_encoder import load_encoder
+from embeddings.pictures import PictureLimits
+from embeddings.sentence_transformer_encoder import SentenceTransformerEncoder
+from embeddings.text_encoder import TextEncoder
+
+__all__ = [
+    "Content",
+    "Encoder",
+    "FusedEncoder",
+    "ImageEncoder",
+    "PictureLimits",
+    "SentenceTransformerEncoder",
+    "TextEncoder",
+    "load_encoder",
+]

@@ -1,0 +1,305 @@
+"""Texts: a dense vector for what they mean, a sparse one for what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embeddings.encoder import Content, Decoded, Modality, all_decoded, digest_of
+from embeddings.model_file import MINILM, check_weights, ensure_model
+from embeddings.ngrams import DIGIT_WEIGHT, GRAM_LENGTHS, MAX_CHARS, N_DIMENSIONS, count_ngrams
+from embeddings.onnx_model import OnnxModel
+from matching.datapoint import SparseRows
+from matching.encoder_spec import EncoderSpec
+from matching.errors import InvalidContent, InvalidInput, MissingExtra
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+KIND = "minilm"
+DEFAULT_ALPHA = 0.4
+_DIM = 384
+_MAX_TOKENS = 256  # what the model was trained for
+_MODEL_TOKENS = 512
+_TOKENS_A_RUN = 1024  # a run's activations stay in the cache
+_TEXTS_A_SORT = 1024
+_CHARS_A_TOKEN = 32  # of a longer text the rest is not even tokenised
+
+
+class TextEncoder:
+    """all-MiniLM-L6-v2 through ONNX Runtime, and hashed character n-grams weighed by a catalogue's idf.
+
+    The score of a text query is `alpha * cos(dense) + (1 - alpha) * cos(sparse)`. `encode` gives the dense side and needs no
+    fitting; `sparse` needs `fit`. Texts beyond `max_tokens` word pieces are cut. Thread-compatible.
+
+    Args:
+        model_dir: where exported models lie, `default_model_dir()` when None.
+        n_threads: threads of one run.
+        max_tokens: 3 to 512 word pieces, the two marks of begin and end included.
+        alpha: share of the dense side, 0 to 1.
+        document_frequency: int32[262144], how many of the catalogue's texts hold each n-gram; set by `fit`.
+        n_documents: how many texts it was counted over.
+
+    Raises:
+        InvalidInput: a number out of its range.
+        MissingExtra: onnxruntime or tokenizers is missing, or the model must be exported and torch is missing.
+        CorruptArtifact: a model file is not the one that was exported.
+    """
+
+    def __init__(
+        self,
+        *,
+        model_dir: Path | None = None,
+        n_threads: int = 1,
+        max_tokens: int = _MAX_TOKENS,
+        alpha: float = DEFAULT_ALPHA,
+        document_frequency: NDArray[np.int32] | None = None,
+        n_documents: int = 0,
+        _shared: tuple[OnnxModel, Tokenizer] | None = None,
+    ) -> None:
+        check_between("max_tokens", max_tokens, 3, _MODEL_TOKENS)
+        check_between("n_threads", n_threads, 1, 1024)
+        check_between("alpha", alpha, 0.0, 1.0)
+        self._max_tokens = max_tokens
+        self._alpha = float(alpha)
+        self._df = document_frequency
+        self._n_documents = n_documents
+        self._idf = None if document_frequency is None else _inverse(document_frequency, n_documents)
+        self._model, self._tokenizer = _shared or _load(model_dir, n_threads, max_tokens)
+        dense = {"weights": MINILM.weights_sha256, "tokenizer": MINILM.tokenizer_sha256, "max_tokens": max_tokens}
+        self._vector_id = digest_of(KIND, {**dense, "pooling": "mean", "norm": "l2", "recipe": 1})
+        self._space_id = self._vector_id
+        if document_frequency is not None:
+            params: dict[str, object] = {
+                "dense": self._vector_id,
+                "n_documents": n_documents,
+                "sparse": _sparse_recipe(),
+            }
+            self._space_id = digest_of(KIND, params, {"document_frequency": document_frequency})
+
+    @classmethod
+    def from_spec(cls, spec: EncoderSpec, *, model_dir: Path | None = None, n_threads: int = 1) -> TextEncoder:
+        """Make the encoder that a spec describes.
+
+        Raises:
+            SpaceMismatch: the spec was made with other weights.
+            InvalidInput: its parameters are not those of this encoder.
+        """
+        check_weights(MINILM, spec.params.get("weights_sha256"))
+        try:
+            recipe, n_documents = spec.params["sparse"], cast(int, spec.params["n_documents"])
+            max_tokens, alpha = cast(int, spec.params["max_tokens"]), cast(float, spec.params["alpha"])
+        except KeyError as error:
+            raise InvalidInput(f"[load encoder] the spec of {KIND!r} lacks {error}; build the index again") from error
+        if recipe != _sparse_recipe():
+            raise InvalidInput(
+                f"[load encoder] the spec's sparse side was made as {recipe}; expected {_sparse_recipe()}; build the index again "
+                "with this release"
+            )
+        held = spec.arrays.get("document_frequency")
+        frequency = None if held is None else np.ascontiguousarray(held, np.int32)
+        if frequency is not None and frequency.shape != (N_DIMENSIONS,):
+            raise InvalidInput(
+                f"[load encoder] document_frequency has shape {frequency.shape}; expected ({N_DIMENSIONS},); build the "
+                "index again"
+            )
+        return cls(
+            model_dir=model_dir,
+            n_threads=n_threads,
+            max_tokens=max_tokens,
+            alpha=alpha,
+            document_frequency=frequency,
+            n_documents=n_documents,
+        )
+
+    @property
+    def modality(self) -> Modality:
+        return "text"
+
+    @property
+    def accepts(self) -> frozenset[str]:
+        return frozenset({"text"})
+
+    @property
+    def dim(self) -> int:
+        return _DIM
+
+    @property
+    def best_of(self) -> int:
+        return 1
+
+    @property
+    def alpha(self) -> float:
+        """Share of the dense side in a joined score."""
+        return self._alpha
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the sparse side has seen a catalogue."""
+        return self._idf is not None
+
+    @property
+    def space_id(self) -> str:
+        return self._space_id
+
+    @property
+    def vector_id(self) -> str:
+        return self._vector_id  # fitting changes the sparse side alone
+
+    def encode(self, contents: Sequence[Content]) -> NDArray[np.float32]:
+        return self.encode_decoded(all_decoded(self.decode(contents)))
+
+    def decode(self, contents: Sequence[Content]) -> list[Decoded | InvalidContent]:
+        return [checked_text(content) for content in contents]
+
+    def encode_decoded(self, decoded: Sequence[Decoded]) -> NDArray[np.float32]:
+        texts = cast(Sequence[str], decoded)
+        vectors = np.empty((len(texts), _DIM), np.float32)
+        for begin in range(0, len(texts), _TEXTS_A_SORT):
+            self._encode_some(texts[begin : begin + _TEXTS_A_SORT], vectors[begin : begin + _TEXTS_A_SORT])
+        return vectors
+
+    def fit(self, texts: Iterable[str]) -> TextEncoder:
+        """Count the n-grams of a catalogue's texts, once over them, and return the encoder with that sparse side.
+
+        Memory does not grow with the number of texts. The dense side stays as it is, and shares its memory.
+
+        Raises:
+            InvalidInput: there is no text.
+        """
+        frequency = np.zeros(N_DIMENSIONS, np.int64)
+        n_documents = 0
+        for batch in _batches(texts, _TEXTS_A_SORT):
+            frequency += np.bincount(count_ngrams(batch).dimensions, minlength=N_DIMENSIONS)
+            n_documents += len(batch)
+        if n_documents == 0:
+            raise InvalidInput("[fit text encoder] there is no text to count; expected at least one")
+        return TextEncoder(
+            max_tokens=self._max_tokens,
+            alpha=self._alpha,
+            document_frequency=frequency.astype(np.int32),
+            n_documents=n_documents,
+            _shared=(self._model, self._tokenizer),
+        )
+
+    def sparse(self, texts: Sequence[str]) -> SparseRows:
+        """Return unit rows of idf-weighted n-grams, dimensions ascending; a text without a letter or digit has an empty row.
+
+        Raises:
+            InvalidInput: the encoder was not fitted.
+        """
+        if self._idf is None:
+            raise InvalidInput(
+                "[sparse] the text encoder has seen no catalogue; expected a fitted one; call fit(texts) first"
+            )
+        counted = count_ngrams(texts)
+        values = counted.values * self._idf[counted.dimensions]
+        norms = np.sqrt(np.add.reduceat(np.r_[values.astype(np.float64) ** 2, 0.0], counted.offsets[:-1]))
+        lengths = np.diff(counted.offsets)
+        norms = np.where(lengths == 0, 1.0, norms)  # reduceat gives an empty row its neighbour's number
+        return SparseRows(counted.offsets, counted.dimensions, (values / np.repeat(norms, lengths)).astype(np.float32))
+
+    def spec(self) -> EncoderSpec:
+        arrays: dict[str, NDArray[np.generic]] = {} if self._df is None else {"document_frequency": self._df}
+        return EncoderSpec(
+            KIND,
+            {
+                "model": MINILM.name,
+                "weights_sha256": MINILM.weights_sha256,
+                "max_tokens": self._max_tokens,
+                "alpha": self._alpha,
+                "n_documents": self._n_documents,
+                "sparse": _sparse_recipe(),
+            },
+            arrays,
+        )
+
+    def close(self) -> None:
+        """Do nothing: what the encoder holds goes with it."""
+
+    def _encode_some(self, texts: Sequence[str], out: NDArray[np.float32]) -> None:
+        # One call a text: the tokenizer's own batches would take every core of the machine.
+        ids = [self._tokenizer.encode(text[: self._max_tokens * _CHARS_A_TOKEN]).ids for text in texts]
+        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+        begin = 0
+        while begin < len(order):
+            end = begin + 1
+            while end < len(order) and len(ids[order[end]]) * (end + 1 - begin) <= _TOKENS_A_RUN:
+                end += 1
+            rows = order[begin:end]
+            out[rows] = self._run([ids[row] for row in rows])
+            begin = end
+
+    def _run(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        tokens = np.zeros((len(ids), len(ids[-1])), np.int64)
+        mask = np.zeros_like(tokens)
+        for row, own in enumerate(ids):
+            tokens[row, : len(own)] = own
+            mask[row, : len(own)] = 1
+        return self._model.run({"input_ids": tokens, "attention_mask": mask})
+
+
+def checked_text(content: Content) -> str | InvalidContent:
+    """Return a content's text, or the error that says why it has none."""
+    if content.text is None:
+        return InvalidContent("it has no text; expected one; leave it out")
+    if not content.text.strip():
+        return InvalidContent(f"its text {content.text[:20]!r} is blank; expected a word; leave it out")
+    try:
+        content.text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return InvalidContent(
+            f"its text is not valid Unicode at character {error.start}; expected UTF-8; repair the text"
+        )
+    return content.text
+
+
+def check_between(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a number out of its range.
+
+    Raises:
+        InvalidInput: value is not in low .. high.
+    """
+    if not low <= value <= high:
+        raise InvalidInput(f"[encoder] {name} is {value}; expected {low} to {high}")
+
+
+def _load(model_dir: Path | None, n_threads: int, max_tokens: int) -> tuple[OnnxModel, Tokenizer]:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise MissingExtra(
+            "[text encoder] tokenizers is not installed; expected it wherever texts are encoded; run: pip install "
+            "'likewise[encode]'"
+        ) from error
+    files = ensure_model(MINILM, model_dir)
+    tokenizer = Tokenizer.from_file(str(files.tokenizer))
+    tokenizer.no_padding()  # the file asks for 128 tokens, padded
+    tokenizer.enable_truncation(max_tokens)
+    return OnnxModel(files.onnx, n_threads=n_threads), tokenizer
+
+
+def _inverse(frequency: NDArray[np.int32], n_documents: int) -> NDArray[np.float32]:
+    # BM25's idf, always above 0; an n-gram that the catalogue lacks weighs most and lowers all scores of its query alike.
+    return np.log1p((n_documents - frequency + 0.5) / (frequency + 0.5)).astype(np.float32)
+
+
+def _sparse_recipe() -> dict[str, object]:
+    return {
+        "n_dimensions": N_DIMENSIONS,
+        "gram_lengths": list(GRAM_LENGTHS),
+        "digit_weight": DIGIT_WEIGHT,
+        "max_chars": MAX_CHARS,
+        "recipe": 1,
+    }
+
+
+def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    stream = iter(texts)
+    while batch := list(islice(stream, size)):
+        yield batch
