@@ -262,10 +262,10 @@ def test_the_end_lets_calls_finish_and_tells_health(vector_shop: Shop, start_ser
 
         asking = threading.Thread(target=keep_asking)
         asking.start()
-        time.sleep(0.2)
+        while len(answered) < 5:
+            time.sleep(0.01)
         os.kill(service.process.pid, signal.SIGTERM)
         assert service.process.wait(10) == 0
         stopped.set()
         asking.join()
-        assert len(answered) > 10
         assert set(failed) <= {grpc.StatusCode.UNAVAILABLE}, "a call under way must not be cut"
