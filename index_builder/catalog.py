@@ -615,10 +615,10 @@ def _price(value: object, column: str) -> float | None:
 
 def _price_of_text(text: str) -> float | None:
     """Read `19.99`, `$1,299.00`, `1.299,00 EUR`, `19,99`: of two separators the last is the decimal one."""
+    if NOT_A_NUMBER.fullmatch(text.strip()):
+        return math.nan
     digits = _CURRENCY_SIGNS.sub("", text.strip())
     digits = re.sub(r"[\s'_\u00a0\u202f]", "", _CURRENCY_SIGNS.sub("", digits))
-    if NOT_A_NUMBER.fullmatch(digits):
-        return math.nan
     if "," in digits and "." in digits:
         thousands, point = (",", ".") if digits.rindex(".") > digits.rindex(",") else (".", ",")
         digits = digits.replace(thousands, "").replace(point, ".")
