@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matching.encoder_spec import EncoderSpec
-from matching.errors import InvalidContent
+from matching.errors import InvalidContent, InvalidInput
 
 Modality = Literal["text", "image", "fused"]
 Decoded: TypeAlias = "str | NDArray[np.uint8] | tuple[str | None, NDArray[np.uint8] | None]"
@@ -85,8 +86,6 @@ class Encoder(Protocol):
 
 def digest_of(kind: str, params: Mapping[str, object], arrays: Mapping[str, NDArray[np.generic]] | None = None) -> str:
     """Return 32 hex digits over a kind of encoder, its JSON parameters and its arrays: the same in every process."""
-    import json
-
     sha = hashlib.sha256(json.dumps([kind, params], sort_keys=True, separators=(",", ":")).encode())
     for name, array in sorted((arrays or {}).items()):
         held = np.ascontiguousarray(array)
@@ -107,3 +106,13 @@ def all_decoded(decoded: Sequence[Decoded | InvalidContent]) -> list[Decoded]:
             raise InvalidContent(f"[encode] content {position}: {entry}")
         good.append(entry)
     return good
+
+
+def check_between(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a number out of its range.
+
+    Raises:
+        InvalidInput: value is not in low .. high.
+    """
+    if not low <= value <= high:
+        raise InvalidInput(f"[encoder] {name} is {value}; expected {low} to {high}")

@@ -9,8 +9,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings.encoder import Content, Decoded, Encoder, Modality, all_decoded, digest_of
-from embeddings.text_encoder import check_between
+from embeddings.encoder import Content, Decoded, Encoder, Modality, all_decoded, check_between, digest_of
 from matching.encoder_spec import EncoderSpec
 from matching.errors import InvalidContent, InvalidInput
 

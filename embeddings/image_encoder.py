@@ -9,11 +9,10 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings.encoder import Content, Decoded, Modality, all_decoded, digest_of
+from embeddings.encoder import Content, Decoded, Modality, all_decoded, check_between, digest_of
 from embeddings.model_file import EFFICIENTNET_LITE0, check_weights, ensure_model
 from embeddings.onnx_model import OnnxModel
 from embeddings.pictures import Framing, PictureDecoder, PictureLimits
-from embeddings.text_encoder import check_between
 from matching.encoder_spec import EncoderSpec
 from matching.errors import InvalidContent, InvalidInput
 

@@ -211,7 +211,7 @@ def _run_export(model: PackagedModel, package: Path, staging: Path) -> dict[str,
     ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
-        done = subprocess.run(  # noqa: S603 - our own module, started with our own interpreter
+        done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=_EXPORT_LIMIT_S, check=False
         )
     except subprocess.TimeoutExpired as error:

@@ -140,7 +140,7 @@ class _Worker:
         program = str(Path(__file__).with_name("picture_worker.py"))
         numbers = (framing.size, limits.max_pixels, limits.max_memory_bytes, limits.max_cpu_s, framing.crop)
         with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - our own program, started with our own interpreter
+            self._process = subprocess.Popen(
                 [sys.executable, program, *map(str, numbers)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,

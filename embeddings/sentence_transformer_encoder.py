@@ -9,10 +9,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings.encoder import Content, Decoded, Modality, all_decoded, digest_of
+from embeddings.encoder import Content, Decoded, Modality, all_decoded, check_between, digest_of
 from embeddings.image_encoder import decoded_pictures
 from embeddings.pictures import Framing, PictureDecoder, PictureLimits
-from embeddings.text_encoder import check_between, checked_text
+from embeddings.text_encoder import checked_text
 from matching.encoder_spec import EncoderSpec
 from matching.errors import InvalidContent, InvalidInput, MissingExtra, SpaceMismatch
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings.encoder import Content, Decoded, Modality, all_decoded, digest_of
+from embeddings.encoder import Content, Decoded, Modality, all_decoded, check_between, digest_of
 from embeddings.model_file import MINILM, check_weights, ensure_model
 from embeddings.ngrams import DIGIT_WEIGHT, GRAM_LENGTHS, MAX_CHARS, N_DIMENSIONS, count_ngrams
 from embeddings.onnx_model import OnnxModel
@@ -257,16 +257,6 @@ def checked_text(content: Content) -> str | InvalidContent:
             f"its text is not valid Unicode at character {error.start}; expected UTF-8; repair the text"
         )
     return content.text
-
-
-def check_between(name: str, value: float, low: float, high: float) -> None:
-    """Refuse a number out of its range.
-
-    Raises:
-        InvalidInput: value is not in low .. high.
-    """
-    if not low <= value <= high:
-        raise InvalidInput(f"[encoder] {name} is {value}; expected {low} to {high}")
 
 
 def _load(model_dir: Path | None, n_threads: int, max_tokens: int) -> tuple[OnnxModel, Tokenizer]:
