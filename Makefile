@@ -14,7 +14,7 @@ NATIVE := $(shell find cpp_ext -name '*.cpp' -o -name '*.h' -o -name CMakeLists.
 CPP := $(shell find cpp_ext tests/cpp -name '*.cpp' -o -name '*.h')
 SYSTEM := chromium chromium-driver
 
-.PHONY: setup demo check test test-long bench format lock clean
+.PHONY: setup demo check test test-long bench format docs lock clean
 
 setup: $(STAMP)
 
@@ -51,6 +51,9 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(CPP)
+
+docs: setup
+	$(BIN)/python tools/document_settings.py
 
 lock: setup
 	$(BIN)/python tools/lock.py

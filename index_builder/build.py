@@ -9,13 +9,12 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings import EmbeddingCache, FusedEncoder, ImageEncoder, TextEncoder, embed
-from embeddings.encoder import Content, Encoder
+from embeddings import Content, EmbeddingCache, Encoder, FusedEncoder, ImageEncoder, TextEncoder, embed
 from index_builder.catalog import Catalog
 from index_builder.draft import Built, Draft, SpaceDraft
 from index_builder.progress import Progress
@@ -25,6 +24,18 @@ from index_builder.vector_files import VectorFiles
 from matching.datapoint import Datapoint, Metric
 from matching.store import Store
 
+
+class _Counted(Protocol):
+    """A batch that says how far through its files it is."""
+
+    @property
+    def bytes_done(self) -> int: ...
+
+    @property
+    def bytes_total(self) -> int: ...
+
+
+_Batch = TypeVar("_Batch", bound=_Counted)
 _BATCH = 256
 _FIT_ROWS = 50_000
 _REJECTS_FILE = "rejects.jsonl"
@@ -242,7 +253,6 @@ class _CatalogBuild:
                 self._progress.advance(first)
             staged.close()
             del self._draft.spaces["features"]
-            raw.best_of = encoder.best_of
         assert raw is not None
         self._image = raw, encoder
         self._draft.seconds["embed pictures"] = time.monotonic() - start
@@ -275,10 +285,9 @@ class _CatalogBuild:
         self._items_path.unlink()
 
     def _new_space(self, name: str, encoder: Encoder) -> SpaceDraft:
-        space = self._draft.new_space(
-            name, encoder.dim, space_id=encoder.space_id, metric="cosine", modality=encoder.modality
-        )
+        space = self._draft.new_space(name, encoder.dim, space_id=encoder.space_id, metric="cosine", modality=name)
         space.encoder = encoder.spec()
+        space.best_of = encoder.best_of
         return space
 
     def _items(self) -> Iterator[_Item]:
@@ -349,7 +358,7 @@ def _means(
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    return vectors / np.where(norms > 0, norms, np.float32(1)).astype(np.float32)  # what has no direction stays zero
 
 
 def _save_rejects(work: Path, target: Path | None) -> None:

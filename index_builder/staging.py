@@ -212,4 +212,5 @@ def _rank_in_run(values: NDArray[np.int64]) -> NDArray[np.int64]:
     if not len(values):
         return values
     begins = np.concatenate([[0], np.flatnonzero(np.diff(values)) + 1])
-    return np.arange(len(values)) - np.repeat(begins, np.diff(np.concatenate([begins, [len(values)]])))
+    lengths = np.diff(np.concatenate([begins, [len(values)]]))
+    return np.arange(len(values), dtype=np.int64) - np.repeat(begins, lengths).astype(np.int64)

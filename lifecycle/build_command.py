@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from index_builder.draft import Built
 from index_builder.settings import BuildSettings
 from lifecycle.settings import Settings, load_settings
-from lifecycle.terminal import ProgressBar, err, out, print_json, print_table
+from lifecycle.terminal import ProgressBar, out, print_json, print_table
 from lifecycle.version_commands import JsonOption
 from matching.errors import InvalidInput, NotFound
 from matching.store import Store, check_name
@@ -20,24 +21,40 @@ def build(
     store: Annotated[Path, typer.Option("--store", help="Directory of the store; made where it is missing.")],
     name: Annotated[str, typer.Option("--name", help="Alias that will name the new version.")],
     catalog: Annotated[Path | None, typer.Option("--catalog", help="Products: Parquet, CSV or JSON Lines.")] = None,
-    images: Annotated[Path | None, typer.Option("--images", help="Folder that the catalogue's picture paths start from.")] = None,
-    columns: Annotated[str | None, typer.Option("--columns", help="Which column is what, such as title=name,price=amount.")] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder that the catalogue's picture paths start from.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option("--columns", help="Which column is what, such as title=name,price=amount.")
+    ] = None,
     vectors: Annotated[
-        Path | None, typer.Option("--vectors", help="Ready vectors: Vertex JSON, CSV or Avro, .npy, Parquet; a file or a folder.")
+        Path | None,
+        typer.Option("--vectors", help="Ready vectors: Vertex JSON, CSV or Avro, .npy, Parquet; a file or a folder."),
     ] = None,
-    metric: Annotated[Literal["ip", "cosine", "l2"], typer.Option("--metric", help="Metric of ready vectors.")] = "cosine",
+    metric: Annotated[
+        Literal["ip", "cosine", "l2"], typer.Option("--metric", help="Metric of ready vectors.")
+    ] = "cosine",
     plan: Annotated[
-        Literal["auto", "flat", "hnsw", "ivfpq"] | None, typer.Option("--plan", help="How to index; auto chooses and says why.")
+        Literal["auto", "flat", "hnsw", "ivfpq"] | None,
+        typer.Option("--plan", help="How to index; auto chooses and says why."),
     ] = None,
-    recall_target: Annotated[float | None, typer.Option("--recall-target", help="Floor of recall@10; a build below is refused.")] = None,
-    max_effort: Annotated[int | None, typer.Option("--max-effort", help="Greatest efSearch or nprobe to reach it with.")] = None,
-    max_reject_frac: Annotated[float | None, typer.Option("--max-reject-frac", help="Share of rejects that refuses a build.")] = None,
+    recall_target: Annotated[
+        float | None, typer.Option("--recall-target", help="Floor of recall@10; a build below is refused.")
+    ] = None,
+    max_effort: Annotated[
+        int | None, typer.Option("--max-effort", help="Greatest efSearch or nprobe to reach it with.")
+    ] = None,
+    max_reject_frac: Annotated[
+        float | None, typer.Option("--max-reject-frac", help="Share of rejects that refuses a build.")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="The same input and seed give the same index.")] = None,
     text_model: Annotated[
-        str | None, typer.Option("--text-model", help="A sentence-transformers model by path or name, instead of MiniLM.")
+        str | None,
+        typer.Option("--text-model", help="A sentence-transformers model by path or name, instead of MiniLM."),
     ] = None,
     clip_model: Annotated[
-        str | None, typer.Option("--clip-model", help="A CLIP-type model by path or name, for text and pictures in one space.")
+        str | None,
+        typer.Option("--clip-model", help="A CLIP-type model by path or name, for text and pictures in one space."),
     ] = None,
     rejects: Annotated[Path | None, typer.Option("--rejects", help="Where to list rejects if the build fails.")] = None,
     as_json: JsonOption = False,
@@ -60,7 +77,9 @@ def build(
         parent = None
     with ProgressBar() as progress:
         if catalog is not None:
-            built = _from_catalog(held, catalog, images, columns, text_model, clip_model, settings, chosen, progress, parent, rejects)
+            built = _from_catalog(
+                held, catalog, images, columns, text_model, clip_model, settings, chosen, progress, parent, rejects
+            )
         else:
             assert vectors is not None
             built = _from_vectors(held, vectors, metric, chosen, progress, parent, rejects)
@@ -98,9 +117,87 @@ def build(
         "",
         ["space", "plan", ">vectors", ">dim", "recall@10 (95 % confidence)"],
         [
-            (s.name, s.plan.name, f"{s.n_vectors:,}", s.dim, f"{s.recall.mean:.3f} [{s.recall.low:.3f}, {s.recall.high:.3f}]")
+            (
+                s.name,
+                s.plan.name,
+                f"{s.n_vectors:,}",
+                s.dim,
+                f"{s.recall.mean:.3f} [{s.recall.low:.3f}, {s.recall.high:.3f}]",
+            )
             for s in manifest.spaces
         ],
+    )
+
+
+def _from_catalog(
+    store: Store,
+    catalog: Path,
+    images: Path | None,
+    columns: str | None,
+    text_model: str | None,
+    clip_model: str | None,
+    settings: Settings,
+    chosen: BuildSettings,
+    progress: ProgressBar,
+    parent: str | None,
+    rejects: Path | None,
+) -> Built:
+    from embeddings import EmbeddingCache, ImageEncoder, PictureLimits, SentenceTransformerEncoder, TextEncoder
+    from embeddings.encoder import Encoder
+    from index_builder.build import CatalogEncoders, build_from_catalog
+    from index_builder.catalog import open_catalog
+    from index_builder.columns import ColumnMapping
+
+    encode = settings.encode
+    limits = PictureLimits(max_bytes=encode.max_picture_bytes, max_pixels=encode.max_picture_pixels)
+    mapping = None if columns is None else ColumnMapping.parse(columns)
+    opened = open_catalog(catalog, columns=mapping, images_dir=images, max_picture_bytes=encode.max_picture_bytes)
+    model_dir = encode.model_dir.expanduser()
+    progress.begin("load encoders", None)
+    text: Encoder
+    image: Encoder | None = None
+    if clip_model is not None:
+        text = image = SentenceTransformerEncoder(
+            clip_model, n_threads=encode.threads, n_workers=encode.picture_workers, limits=limits
+        )
+    else:
+        text = (
+            TextEncoder(model_dir=model_dir, n_threads=encode.threads)
+            if text_model is None
+            else SentenceTransformerEncoder(text_model, n_threads=encode.threads)
+        )
+        if images is not None:
+            image = ImageEncoder(
+                model_dir=model_dir, n_threads=encode.threads, n_workers=encode.picture_workers, limits=limits
+            )
+    with EmbeddingCache(encode.cache or store.path / "embeddings.sqlite") as cache:
+        return build_from_catalog(
+            store,
+            opened,
+            CatalogEncoders(text, image),
+            cache=cache,
+            settings=chosen,
+            progress=progress,
+            parent=parent,
+            rejects_path=rejects,
+        )
+
+
+def _from_vectors(
+    store: Store,
+    vectors: Path,
+    metric: Literal["ip", "cosine", "l2"],
+    chosen: BuildSettings,
+    progress: ProgressBar,
+    parent: str | None,
+    rejects: Path | None,
+) -> Built:
+    from index_builder.build import build_from_vectors
+    from index_builder.vector_files import open_vectors
+
+    files = open_vectors(vectors, metric=metric)
+    return build_from_vectors(
+        store, files, metric=metric, settings=chosen, progress=progress, parent=parent, rejects_path=rejects
     )
 
 

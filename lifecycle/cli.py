@@ -38,7 +38,8 @@ app.command("demo")(demo.demo)
 def _options(
     context: typer.Context,
     settings: Annotated[
-        Path | None, typer.Option("--settings", help="TOML file of settings; LIKEWISE__SECTION__NAME in the environment wins.")
+        Path | None,
+        typer.Option("--settings", help="TOML file of settings; LIKEWISE__SECTION__NAME in the environment wins."),
     ] = None,
 ) -> None:
     context.obj = settings

@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -32,7 +32,9 @@ _PORTS = (8080, 8081)
 
 def demo(
     check: Annotated[bool, typer.Option("--check", help="Ask over HTTP and gRPC, stop the service, and end.")] = False,
-    directory: Annotated[Path, typer.Option("--directory", help="Where catalogue and store are kept between runs.")] = Path(".demo"),
+    directory: Annotated[
+        Path, typer.Option("--directory", help="Where catalogue and store are kept between runs.")
+    ] = Path(".demo"),
 ) -> None:
     """Build an index version of the sample catalogue and serve it on 127.0.0.1.
 
@@ -59,7 +61,9 @@ def _catalog(directory: Path) -> Path:
     if named:
         catalog = Path(named) / "products_images" / "products.parquet"
         if not catalog.is_file():
-            raise NotFound(f"[demo] {DATA} names {named}, which has no products_images/products.parquet; unset it or mend it")
+            raise NotFound(
+                f"[demo] {DATA} names {named}, which has no products_images/products.parquet; unset it or mend it"
+            )
         return catalog
     shop = directory / "shop"
     if not (shop / "products.parquet").is_file():
@@ -81,7 +85,17 @@ def _build(catalog: Path, store: Path) -> None:
         if ALIAS in held.aliases() and held.manifest(ALIAS).source.get("digest") == digest:
             err.print(f"{ALIAS} is built already: {held.resolve(ALIAS)}")
             return
-    command = ["build", "--catalog", str(catalog), "--images", str(catalog.parent), "--store", str(store), "--name", ALIAS]
+    command = [
+        "build",
+        "--catalog",
+        str(catalog),
+        "--images",
+        str(catalog.parent),
+        "--store",
+        str(store),
+        "--name",
+        ALIAS,
+    ]
     subprocess.run([sys.executable, "-m", "lifecycle", *command], check=True)
 
 
@@ -137,30 +151,29 @@ def _show_answers(address: str) -> None:
     _show(f"similar to {first}", answer)
 
 
-def _show(asked: str, answer: Mapping[str, object]) -> None:
-    neighbors = cast(list[dict[str, object]], answer["neighbors"])
+def _show(asked: str, answer: Mapping[str, Any]) -> None:
+    neighbors = answer["neighbors"]
     if not neighbors:
         raise Unavailable(f"[demo] the service found nothing for {asked}; look at `likewise versions show`")
-    rows = [(n["id"], f"{n['distance']:.3f}", cast(dict[str, object], n["metadata"]).get("title")) for n in neighbors]
+    rows = [(n["id"], f"{n['distance']:.3f}", n["metadata"].get("title")) for n in neighbors]
     print_table(f"\n{asked}", ["id", ">distance", "title"], rows)
 
 
-def _post(url: str, body: object) -> Mapping[str, object]:
+def _post(url: str, body: object) -> Mapping[str, Any]:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310
     with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-        return cast(Mapping[str, object], json.load(answer))
+        return cast(Mapping[str, Any], json.load(answer))
 
 
-def _get(url: str) -> Mapping[str, object]:
+def _get(url: str) -> Mapping[str, Any]:
     with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310
-        return cast(Mapping[str, object], json.load(answer))
+        return cast(Mapping[str, Any], json.load(answer))
 
 
 def _ask_grpc(address: str) -> None:
-    from serving.client import ask_text
+    from serving.grpc import ask_text
 
-    found = ask_text(address, _TEXTS[0], k=4)
-    if not found:
+    if not ask_text(address, _TEXTS[0], k=4):
         raise Unavailable(f"[demo] gRPC at {address} found nothing for {_TEXTS[0]!r}")
 
 

@@ -44,8 +44,12 @@ def search(
         list[str] | None, typer.Option("--restrict", help="ns=a,b allows tokens, ns=!a denies one; repeat for AND.")
     ] = None,
     number: Annotated[list[str] | None, typer.Option("--number", help="Such as 'price<=20'; repeat for AND.")] = None,
-    crowding: Annotated[int, typer.Option("--crowding", min=0, help="At most so many results a crowding tag; 0 for any.")] = 0,
-    space: Annotated[str | None, typer.Option("--space", help="The space to search; chosen by what is asked otherwise.")] = None,
+    crowding: Annotated[
+        int, typer.Option("--crowding", min=0, help="At most so many results a crowding tag; 0 for any.")
+    ] = 0,
+    space: Annotated[
+        str | None, typer.Option("--space", help="The space to search; chosen by what is asked otherwise.")
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Scan instead of searching the index.")] = False,
     recall_target: Annotated[float | None, typer.Option("--recall-target", help="Recall to search for.")] = None,
     as_json: JsonOption = False,
@@ -61,7 +65,13 @@ def search(
     chosen = space or _space_for(version, text=text is not None, image=image is not None, item=datapoint_id is not None)
     wanted = _filter(version, restrict or [], number or [])
     start = time.perf_counter()
-    knobs = {"space": chosen, "filter": wanted, "crowding_cap": crowding, "exact": exact, "recall_target": recall_target}
+    knobs = {
+        "space": chosen,
+        "filter": wanted,
+        "crowding_cap": crowding,
+        "exact": exact,
+        "recall_target": recall_target,
+    }
     if datapoint_id is not None:
         result = version.search_by_id([datapoint_id], k, **knobs)  # type: ignore[arg-type]
     else:
@@ -77,7 +87,9 @@ def _space_for(version: IndexVersion, *, text: bool, image: bool, item: bool) ->
     if named is None and len(version.spaces) == 1:
         named = next(iter(version.spaces))
     if named is None:
-        raise InvalidInput(f"[search] version {version.version_id} has spaces {sorted(version.spaces)}; choose with --space")
+        raise InvalidInput(
+            f"[search] version {version.version_id} has spaces {sorted(version.spaces)}; choose with --space"
+        )
     return named
 
 
@@ -104,9 +116,13 @@ def _vector(file: Path) -> tuple[NDArray[np.float32], None]:
 
     data = _read(file)
     try:
-        values = np.load(file, allow_pickle=False) if data[:6] == b"\x93NUMPY" else np.array(json.loads(data), np.float32)
+        values = (
+            np.load(file, allow_pickle=False) if data[:6] == b"\x93NUMPY" else np.array(json.loads(data), np.float32)
+        )
     except (ValueError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"[search] {file} holds no vector: {error}; give a .npy file or a JSON list of numbers") from error
+        raise InvalidInput(
+            f"[search] {file} holds no vector: {error}; give a .npy file or a JSON list of numbers"
+        ) from error
     return np.atleast_2d(values.astype(np.float32)), None
 
 
@@ -138,7 +154,9 @@ def _filter(version: IndexVersion, restricts: list[str], numbers: list[str]) -> 
                 f"[search] --number {option!r} cannot be read; expected such as 'price<=20' with one of "
                 f"{', '.join(sorted(types)) or '(no numeric namespace)'}"
             )
-        compared.append(NumericRestrict(found[1], _value(found[3], types[found[1]]), types[found[1]], _OPERATORS[found[2]]))
+        compared.append(
+            NumericRestrict(found[1], _value(found[3], types[found[1]]), types[found[1]], _OPERATORS[found[2]])
+        )
     return Filter(tuple(tokens), tuple(compared))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,8 +19,12 @@ def serve(
         str | None, typer.Option("--name", help="Alias or version id; may be left out where the store has one alias.")
     ] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    http_port: Annotated[int, typer.Option("--http-port", min=0, max=65535, help="0 takes a free port and prints it.")] = 8080,
-    grpc_port: Annotated[int, typer.Option("--grpc-port", min=0, max=65535, help="0 takes a free port and prints it.")] = 8081,
+    http_port: Annotated[
+        int, typer.Option("--http-port", min=0, max=65535, help="0 takes a free port and prints it.")
+    ] = 8080,
+    grpc_port: Annotated[
+        int, typer.Option("--grpc-port", min=0, max=65535, help="0 takes a free port and prints it.")
+    ] = 8081,
     quiet: Annotated[bool, typer.Option("--quiet", help="Write no line for each request.")] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -28,7 +28,11 @@ class Settings(BaseSettings):
     """All settings. A value in the environment, `LIKEWISE__SECTION__NAME`, wins over the file."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__", nested_model_default_partial_update=True
+        frozen=True,
+        extra="forbid",
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
     )
 
     build: BuildSettings = Field(default_factory=BuildSettings)

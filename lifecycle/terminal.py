@@ -32,16 +32,20 @@ def print_json(value: object) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table on stdout; columns that start with '>' are numbers and go to the right."""
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(
+        title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
     for column in columns:
-        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+        table.add_column(
+            column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     out.print(table)
 
 
 class ProgressBar(AbstractContextManager["ProgressBar"]):
-    """Shows the stages of long work on stderr, each with its rate and remaining time; a plain line each where it is no terminal."""
+    """Shows the stages of long work on stderr with rate and remaining time; a plain line each where it is no terminal."""
 
     def __init__(self) -> None:
         self._bar = Progress(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,7 +29,7 @@ def list_versions(store: StoreOption, as_json: JsonOption = False) -> None:
     """
     held = Store(store)
     aliases = held.aliases()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for version_id in held.versions():
         manifest = held.manifest(version_id)
         names = [alias for alias, target in aliases.items() if target == version_id]
@@ -66,7 +66,9 @@ def show_version(name: NameArgument, store: StoreOption, as_json: JsonOption = F
     if as_json:
         print_json({"version": version_id, **json.loads(manifest.to_bytes())})
         return
-    out.print(f"[bold]{version_id}[/] created {manifest.created_at}, seed {manifest.seed}, parent {manifest.parent or 'none'}")
+    out.print(
+        f"[bold]{version_id}[/] created {manifest.created_at}, seed {manifest.seed}, parent {manifest.parent or 'none'}"
+    )
     out.print(f"source {manifest.source.get('path')}, {manifest.source.get('digest')}", markup=False)
     out.print(
         f"{manifest.n_datapoints:,} datapoints of {manifest.source.get('n_rows'):,} rows, "
@@ -92,7 +94,7 @@ def show_version(name: NameArgument, store: StoreOption, as_json: JsonOption = F
         points = [p for p in space.operating_table if p.recall_target == space.recall_target]
         if points:
             print_table(
-                f"\noperating table of {space.name} at recall {space.recall_target:g}; up to {space.exact_below:,} matches are scanned",
+                f"\n{space.name} at recall {space.recall_target:g}: up to {space.exact_below:,} matches are scanned",
                 [">k", ">matching", ">effort", ">recall"],
                 [(p.k, f"{p.selectivity:.0%}", p.effort or "exact", f"{p.recall:.3f}") for p in points],
             )
@@ -117,7 +119,9 @@ def verify_version(name: NameArgument, store: StoreOption, as_json: JsonOption =
 def alias_version(
     alias: Annotated[str, typer.Argument(help="The alias.")],
     store: StoreOption,
-    to: Annotated[str | None, typer.Option("--to", help="Version id, or another alias; without it the history is shown.")] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", help="Version id, or another alias; without it the history is shown.")
+    ] = None,
     why: Annotated[str, typer.Option("--why", help="The reason, kept in the history.")] = "by hand",
     as_json: JsonOption = False,
 ) -> None:
@@ -180,10 +184,12 @@ def diff_versions(
         ],
     )
     if difference.settings:
-        print_table("\nbuild settings", ["setting", "old", "new"], [(n, a, b) for n, (a, b) in difference.settings.items()])
+        print_table(
+            "\nbuild settings", ["setting", "old", "new"], [(n, a, b) for n, (a, b) in difference.settings.items()]
+        )
 
 
-def _summary(manifest: Manifest) -> dict[str, object]:
+def _summary(manifest: Manifest) -> dict[str, Any]:
     return {
         "created_at": manifest.created_at,
         "n_datapoints": manifest.n_datapoints,

@@ -182,7 +182,7 @@ class Columns:
             )
         value = float(np.float32(wanted.value)) if held == "float32" else wanted.value
         cpp_ext.intersect(passing, self._numbered[wanted.namespace])
-        cpp_ext.compare(passing, values, wanted.op, value)
+        cpp_ext.compare(passing, cast(NDArray[np.float64], values), wanted.op, value)
 
 
 class ColumnsBuilder:

@@ -55,12 +55,12 @@ class ContainerWriter:
             arrays: dtype and shape by name.
         """
         self._path = path
-        layout: dict[str, list[object]] = {}
+        layout: dict[str, tuple[str, tuple[int, ...], int]] = {}
         end = 0
         for name, (dtype, shape) in arrays.items():
             assert dtype in _DTYPES, dtype
             start = _round_up(end, ALIGNMENT)
-            layout[name] = [dtype, list(shape), start]
+            layout[name] = (dtype, shape, start)
             end = start + int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         self._payload_bytes = end
         n_blocks = -(-end // BLOCK_BYTES)
@@ -72,9 +72,10 @@ class ContainerWriter:
             file.write(head + _crc_bytes(head))
             file.truncate(header_bytes + end)
         self._header_bytes = header_bytes
-        self.arrays: dict[str, NDArray[np.generic]] = {
-            name: np.memmap(path, np.dtype(dtype), "r+", header_bytes + layout[name][2], tuple(shape))  # type: ignore[operator]
-            if int(np.prod(shape, dtype=np.int64))
+        starts = {name: start for name, (_, _, start) in layout.items()}
+        self.arrays: dict[str, Array] = {
+            name: np.memmap(path, np.dtype(dtype), "r+", header_bytes + starts[name], shape)
+            if np.prod(shape)
             else np.empty(shape, dtype)
             for name, (dtype, shape) in arrays.items()
         }
@@ -141,7 +142,7 @@ def open_container(path: Path, kind: str, *, verify: bool = True) -> dict[str, A
     _check(mapped[table_at + 4 * n_blocks :] == _crc_bytes(table), path, "the checksum table is damaged")
     if verify and n_blocks:
         payload = np.frombuffer(mapped, np.uint8, payload_bytes, header_bytes)
-        found = cpp_ext.crc32c(payload, BLOCK_BYTES)
+        found = cpp_ext.crc32c(payload.data, BLOCK_BYTES)
         wrong = np.flatnonzero(found != np.frombuffer(table, "<u4"))
         _check(
             wrong.size == 0, path, f"block {wrong[0] if wrong.size else 0} of {n_blocks} does not match its checksum"
@@ -184,7 +185,7 @@ def _checked_header(
 def _crc_bytes(data: bytes) -> bytes:
     if not data:
         return b"\0\0\0\0"
-    return struct.pack("<I", int(cpp_ext.crc32c(np.frombuffer(data, np.uint8), len(data))[0]))
+    return struct.pack("<I", int(cpp_ext.crc32c(data, len(data))[0]))
 
 
 def _check(holds: bool, path: Path, what: str) -> None:

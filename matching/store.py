@@ -21,8 +21,6 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-import numpy as np
-
 import cpp_ext
 from matching.errors import AlreadyExists, CorruptArtifact, InvalidInput, NotFound
 from matching.manifest import FILE_NAME, Manifest, SealedFile, read_manifest
@@ -136,8 +134,8 @@ class Store:
         found = {str(file.relative_to(directory)) for file in directory.rglob("*") if file.is_file()} - {FILE_NAME}
         if strange := sorted(found ^ set(manifest.files)):
             raise CorruptArtifact(
-                f"[verify] version {directory.name}: {strange[0]} is {'not in the manifest' if strange[0] in found else 'missing'}; "
-                "restore the version or build again"
+                f"[verify] version {directory.name}: {strange[0]} is "
+                f"{'not in the manifest' if strange[0] in found else 'missing'}; restore the version or build again"
             )
         for file, sealed in manifest.files.items():
             if seal(directory / file) != sealed:
@@ -265,7 +263,7 @@ def _torn_bytes(file: Path) -> int:
 
 
 def _line_checksum(content: bytes) -> bytes:
-    return b"%08x" % int(cpp_ext.crc32c(np.frombuffer(content or b"\0", np.uint8), max(len(content), 1))[0])
+    return b"%08x" % int(cpp_ext.crc32c(content or b"\0", max(len(content), 1))[0])
 
 
 def _now() -> str:
