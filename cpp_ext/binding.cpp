@@ -106,10 +106,10 @@ class Argument {
     }
     int64_t stride = 1;
     for (size_t i = array_.ndim(); array_.size() != 0 && i-- > 0; stride *= static_cast<int64_t>(array_.shape(i))) {
-      if (array_.shape(i) != 1 && array_.stride(i) != stride) {
-        wrong_value(prefix() + "is not C-contiguous (shape " + shape() +
-                    "); expected C order; copy with numpy.ascontiguousarray");
-      }
+      if (array_.shape(i) != 1 && array_.stride(i) != stride) fail_layout("C-contiguous", "C order");
+    }
+    if (array_.size() != 0 && reinterpret_cast<uintptr_t>(array_.data()) % array_.itemsize() != 0) {
+      fail_layout("aligned", "an aligned array");
     }
   }
 
@@ -144,6 +144,10 @@ class Argument {
     size_t left = sizeof...(Ts);
     ((wanted += std::string(dtype_name<Ts>()) + (--left == 0 ? "" : " or ")), ...);
     wrong_type(prefix() + what + "; expected a NumPy array of " + wanted);
+  }
+  [[noreturn]] void fail_layout(const char* what, const char* wanted) const {
+    wrong_value(prefix() + "is not " + what + " (shape " + shape() + "); expected " + wanted +
+                "; copy it with numpy.array(..., order='C')");
   }
   std::string dtype() const { return nb::cast<std::string>(nb::str(object_.attr("dtype"))); }
   std::string shape() const { return nb::cast<std::string>(nb::str(object_.attr("shape"))); }

@@ -86,7 +86,7 @@ class CrowdedTopK {
       if (tag < 0 || counts_.add(tag) <= crowding_.cap) kept_[n++] = kept_[i];
     }
     kept_.resize(n);
-    if (n == k_) bound_ = kept_.back();
+    if (n == k_ && n != 0) bound_ = kept_.back();
   }
 
   size_t k_;

@@ -535,7 +535,7 @@ def _bits_to_change(
 def _check_array(
     operation: str, name: str, array: object, dtypes: list[type[np.generic]], extents: dict[str, int | None]
 ) -> None:
-    """Check dtype, shape (an extent of None may be any) and C order."""
+    """Check dtype, shape (an extent of None may be any), C order and alignment."""
     wanted = " or ".join(np.dtype(dtype).name for dtype in dtypes)
     if not isinstance(array, np.ndarray):
         raise TypeError(f"[{operation}] {name} is {type(array).__name__}; expected a NumPy array of {wanted}")
@@ -549,11 +549,15 @@ def _check_array(
         parts = [axis if length is None else f"{axis}={length}" for axis, length in extents.items()]
         shape = f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
         raise ValueError(f"[{operation}] {name} has shape {array.shape}; expected {shape}")
-    if not array.flags.c_contiguous:
-        raise ValueError(
-            f"[{operation}] {name} is not C-contiguous (shape {array.shape}); "
-            "expected C order; copy with numpy.ascontiguousarray"
-        )
+    for holds, what, needed in (
+        (array.flags.c_contiguous, "C-contiguous", "C order"),
+        (array.flags.aligned, "aligned", "an aligned array"),
+    ):
+        if not holds and array.size:
+            raise ValueError(
+                f"[{operation}] {name} is not {what} (shape {array.shape}); expected {needed}; "
+                "copy it with numpy.array(..., order='C')"
+            )
 
 
 def _check_writable(operation: str, bitmap: NDArray[np.uint64]) -> None:

@@ -33,9 +33,9 @@ struct Search {
   Metric metric;
   size_t best_of = 1;  // a datapoint's distance is the mean over this many of its nearest vectors
   bool has_mask = false;
-  ConstBitmap mask;             // [n_rows] bits
-  std::span<const float> bias;  // [n_queries, n_rows], added to the distance; empty = 0
-  Crowding crowding;
+  ConstBitmap mask{};             // [n_rows] bits
+  std::span<const float> bias{};  // [n_queries, n_rows], added to the distance; empty = 0
+  Crowding crowding{};
   size_t n_threads = 1;  // the answer does not depend on it
 };
 

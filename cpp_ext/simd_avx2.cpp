@@ -35,20 +35,22 @@ struct Avx2 {
 
   template <Operator op>
   static uint64_t passes(const float* values, float value) {
+    constexpr int test = predicate(op);
     const __m256 wanted = _mm256_set1_ps(value);
     uint64_t mask = 0;
     for (unsigned i = 0; i < 64; i += 8) {
-      const int bits = _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(values + i), wanted, predicate(op)));
+      const int bits = _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(values + i), wanted, test));
       mask |= static_cast<uint64_t>(static_cast<unsigned>(bits)) << i;
     }
     return mask;
   }
   template <Operator op>
   static uint64_t passes(const double* values, double value) {
+    constexpr int test = predicate(op);
     const __m256d wanted = _mm256_set1_pd(value);
     uint64_t mask = 0;
     for (unsigned i = 0; i < 64; i += 4) {
-      const int bits = _mm256_movemask_pd(_mm256_cmp_pd(_mm256_loadu_pd(values + i), wanted, predicate(op)));
+      const int bits = _mm256_movemask_pd(_mm256_cmp_pd(_mm256_loadu_pd(values + i), wanted, test));
       mask |= static_cast<uint64_t>(static_cast<unsigned>(bits)) << i;
     }
     return mask;

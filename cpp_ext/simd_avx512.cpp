@@ -27,29 +27,31 @@ struct Avx512 {
 
   template <Operator op>
   static uint64_t passes(const float* values, float value) {
+    constexpr int test = predicate(op);
     const __m512 wanted = _mm512_set1_ps(value);
     uint64_t mask = 0;
     for (unsigned i = 0; i < 64; i += 16) {
-      mask |= static_cast<uint64_t>(_mm512_cmp_ps_mask(_mm512_loadu_ps(values + i), wanted, predicate(op))) << i;
+      mask |= static_cast<uint64_t>(_mm512_cmp_ps_mask(_mm512_loadu_ps(values + i), wanted, test)) << i;
     }
     return mask;
   }
   template <Operator op>
   static uint64_t passes(const double* values, double value) {
+    constexpr int test = predicate(op);
     const __m512d wanted = _mm512_set1_pd(value);
     uint64_t mask = 0;
     for (unsigned i = 0; i < 64; i += 8) {
-      mask |= static_cast<uint64_t>(_mm512_cmp_pd_mask(_mm512_loadu_pd(values + i), wanted, predicate(op))) << i;
+      mask |= static_cast<uint64_t>(_mm512_cmp_pd_mask(_mm512_loadu_pd(values + i), wanted, test)) << i;
     }
     return mask;
   }
   template <Operator op>
   static uint64_t passes(const int64_t* values, int64_t value) {
+    constexpr int test = int_predicate(op);
     const __m512i wanted = _mm512_set1_epi64(value);
     uint64_t mask = 0;
     for (unsigned i = 0; i < 64; i += 8) {
-      mask |= static_cast<uint64_t>(_mm512_cmp_epi64_mask(_mm512_loadu_si512(values + i), wanted, int_predicate(op)))
-              << i;
+      mask |= static_cast<uint64_t>(_mm512_cmp_epi64_mask(_mm512_loadu_si512(values + i), wanted, test)) << i;
     }
     return mask;
   }

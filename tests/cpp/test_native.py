@@ -1,0 +1,69 @@
+"""Builds the native test program with the package's own CMakeLists.txt and runs it at every SIMD level."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SOURCES = Path(__file__).parents[2] / "cpp_ext"
+
+
+def build(folder: Path, *options: str) -> Path:
+    """Configure and build `test_kernels` in a folder; returns the program."""
+    cmake = shutil.which("cmake")
+    if cmake is None:
+        pytest.skip("no cmake on the PATH: pip install cmake")
+    options = ("-DLIKEWISE_PYTHON=OFF", "-DLIKEWISE_TESTS=ON", *options)
+    if shutil.which("ninja"):
+        options = ("-G", "Ninja", *options)
+    for command in (["-S", str(SOURCES), "-B", str(folder), *options], ["--build", str(folder), "--parallel", "2"]):
+        done = subprocess.run([cmake, *command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "test_kernels"
+
+
+def run(command: list[str], level: str) -> tuple[str, int]:
+    """Run the program under a SIMD cap; returns the level that it reports and its number of checks."""
+    environment = {**os.environ, "LIKEWISE_SIMD": level}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    used, n_checks = done.stdout.split()
+    return used, int(n_checks)
+
+
+def test_kernels_are_clean_under_sanitizers(tmp_path: Path) -> None:
+    if not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
+        pytest.skip("no C++ compiler on the PATH")
+    program = build(tmp_path, "-DCMAKE_BUILD_TYPE=Debug", "-DLIKEWISE_SANITIZE=address,undefined")
+    levels = ("scalar", "neon") if os.uname().machine in ("aarch64", "arm64") else ("scalar", "avx2", "avx512")
+    done: set[str] = set()
+    for level in levels:
+        used, n_checks = run([str(program)], level)
+        assert used in levels[: levels.index(level) + 1]
+        assert n_checks > 100_000
+        done.add(used)
+        if used != level:
+            break  # this CPU ends below; a higher cap changes nothing
+    assert "scalar" in done
+
+
+@pytest.mark.slow
+def test_neon_kernels_agree_under_emulation(tmp_path: Path) -> None:
+    if not shutil.which("aarch64-linux-gnu-g++"):
+        pytest.skip("no AArch64 compiler on the PATH: apt-get install g++-aarch64-linux-gnu")
+    if not shutil.which("qemu-aarch64"):
+        pytest.skip("no AArch64 emulator on the PATH: apt-get install qemu-user")
+    program = build(
+        tmp_path,
+        "-DCMAKE_SYSTEM_NAME=Linux",
+        "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+        "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++",
+    )
+    for level in ("scalar", "neon"):
+        used, n_checks = run(["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", str(program)], level)
+        assert used == level
+        assert n_checks > 100_000
