@@ -536,10 +536,9 @@ def _fields(values: object, keys: Mapping[str, tuple[str, ...]], what: str) -> d
         name = next((name for name, spellings in keys.items() if snake in spellings), None)
         if name is None:
             known = [spelling for spellings in keys.values() for spelling in spellings]
-            raise RefusedRow(
-                RejectCode.PARSING_ERROR,
-                f"{what} has the unknown key {shown(key)}{nearest(str(key), known)}; expected {', '.join(keys)}",
-            )
+            guess = nearest(str(key), tuple(keys)) or nearest(str(key), known)
+            reason = f"{what} has the unknown key {shown(key)}{guess}; expected {', '.join(keys)}"
+            raise RefusedRow(RejectCode.PARSING_ERROR, reason)
         if value is None:
             continue
         if name in fields:
@@ -789,7 +788,14 @@ def _npy_records(path: Path, ids: Path | None, first: int) -> Iterator[_Record]:
                 except RefusedRow as refused:
                     yield _Record(f"row {row}", end, (None, refused.code, refused.reason))
                 else:
-                    yield _Record(f"row {row}", end, None, datapoint, vector)
+                    yield _Record(f"row {row}", end, None, datapoint, _wide(vector))
+
+
+def _wide(vector: NDArray[Any]) -> NDArray[Any]:
+    """Return float16 and integers as float32 and float64, in which the limits can be compared."""
+    if vector.dtype in (np.float32, np.float64):
+        return vector
+    return vector.astype(np.float32 if vector.dtype == np.float16 else np.float64)
 
 
 _ID_COLUMNS = ("id", "datapoint_id", "product_id", "item_id")
@@ -866,7 +872,7 @@ def _arrow_vectors(column: Any) -> list[NDArray[np.float64] | NDArray[np.float32
     """Return each list of an Arrow list column; a null inside a list becomes NaN."""
     import pyarrow as pa
 
-    values = column.values.to_numpy(zero_copy_only=False)
+    values = _wide(column.values.to_numpy(zero_copy_only=False))
     if pa.types.is_fixed_size_list(column.type):
         size = column.type.list_size
         starts = (np.arange(len(column)) + column.offset) * size
