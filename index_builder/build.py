@@ -232,15 +232,11 @@ class _CatalogBuild:
             else self._draft.new_space("features", encoder.dim, space_id=encoder.space_id, metric="cosine").vectors
         )
         self._progress.begin("image: embed", self._n_pictures)
-        paths = _batched(self._pictures(), _BATCH)
+        contents = (self._read(batch) for batch in _batched(self._pictures(), _BATCH))  # on another thread
         done = 0
-        batches, named = itertools.tee(paths)
-        for embedded, batch in zip(embed((self._read(b) for b in batches), encoder, cache=self._cache), named):
+        for embedded, batch in zip(embed(contents, encoder, cache=self._cache), _batched(self._pictures(), _BATCH)):
             staged.append(embedded.vectors, _owners(batch)[embedded.positions])
-            self._rejects.add(
-                self._refused(path, embedded_failure)
-                for path, embedded_failure in ((batch[f.position][1], f.reason) for f in embedded.failures)
-            )
+            self._rejects.add(self._refused(batch[failure.position][1], failure.reason) for failure in embedded.failures)
             done += len(batch)
             self._progress.advance(done)
         if isinstance(encoder, ImageEncoder):

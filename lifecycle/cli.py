@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
-import click
 import typer
 
 from lifecycle import build_command, catalog_commands, demo, search_command, serve_command, version_commands
 from lifecycle.terminal import err
 from matching.errors import AlreadyExists, GateRefused, InvalidInput, LikewiseError, LimitExceeded, NotFound
 
+_ClickError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])  # typer shows only its leaves
 DONE, REFUSED, USAGE, FAULT, INTERRUPTED = 0, 1, 2, 3, 130
 
 app = typer.Typer(
@@ -54,13 +54,10 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit status."""
     try:
         status = app(arguments, prog_name="likewise", standalone_mode=False)
-    except click.exceptions.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         err.print("interrupted; nothing was published")
         return INTERRUPTED
-    except KeyboardInterrupt:
-        err.print("interrupted; nothing was published")
-        return INTERRUPTED
-    except click.ClickException as error:
+    except _ClickError as error:
         error.show()
         return USAGE
     except GateRefused as error:

@@ -7,8 +7,8 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -24,8 +24,8 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").g
 COMMAND = typer.main.get_command(app)
 
 
-def commands(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    if isinstance(group, click.Group):
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if hasattr(group, "commands"):
         for name, command in group.commands.items():
             yield from commands(command, (*path, name))
     else:
@@ -76,10 +76,10 @@ def test_unknown_settings_are_refused_with_the_nearest(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize(("path", "command"), list(commands(COMMAND)), ids=lambda v: " ".join(v) if isinstance(v, tuple) else "")
-def test_every_command_shows_an_example_and_prints_json(path: tuple[str, ...], command: click.Command) -> None:
+def test_every_command_shows_an_example_and_prints_json(path: tuple[str, ...], command: Any) -> None:
     assert "Example: `likewise " in (command.help or ""), path
     for option in command.params:
-        assert isinstance(option, click.Argument) or getattr(option, "help", None), (path, option.name)
+        assert option.param_type_name == "argument" or getattr(option, "help", None), (path, option.name)
     names = {name for option in command.params for name in option.opts}
     assert "--json" in names or path == ("demo",), path
 
@@ -90,19 +90,19 @@ def test_shown_commands_parse(page: str, line: str) -> None:
 
 
 @pytest.mark.parametrize(("path", "command"), list(commands(COMMAND)), ids=lambda v: " ".join(v) if isinstance(v, tuple) else "")
-def test_examples_in_the_help_parse(path: tuple[str, ...], command: click.Command) -> None:
+def test_examples_in_the_help_parse(path: tuple[str, ...], command: Any) -> None:
     for example in re.findall(r"Example: `likewise (.*?)`", command.help or "", re.S):
         parse(shlex.split(example))
 
 
 def parse(arguments: list[str]) -> None:
     """Let click read a command line without running it."""
-    command: click.Command = COMMAND
-    context: click.Context | None = None
-    while isinstance(command, click.Group):
+    command: Any = COMMAND
+    context = None
+    while hasattr(command, "commands"):
         name = arguments[0]
         assert name in command.commands, f"no command {name}"
-        context = click.Context(command, context, name)
+        context = typer.Context(command, context, name)
         command, arguments = command.commands[name], arguments[1:]
     command.make_context("likewise", [a for a in arguments if a != "&"], context)
 
