@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from typing import Any
 
 import orjson
@@ -20,10 +21,11 @@ Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Post = Callable[[bytes, RequestRecord, float], Awaitable[bytes]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _log = logging.getLogger(__name__)
-RECORD, BODY, DEADLINE = "likewise.record", "likewise.body", "likewise.deadline"
+RECORD, DEADLINE = "likewise.record", "likewise.deadline"
 _STATUS_NAMES = {
     400: "INVALID_ARGUMENT",
     404: "NOT_FOUND",
@@ -44,12 +46,29 @@ class _Refused(Exception):
 class Intake:
     """An ASGI application around another; belongs to one event loop."""
 
-    def __init__(self, app: App, *, settings: ServingSettings, metrics: Metrics, image_path: str) -> None:
-        """Wrap `app`; bodies for `image_path` may be as large as a picture, all others as large as JSON."""
+    def __init__(
+        self,
+        app: App,
+        *,
+        settings: ServingSettings,
+        metrics: Metrics,
+        image_path: str,
+        posts: Mapping[str, Post] | None = None,
+    ) -> None:
+        """Wrap `app`.
+
+        Args:
+            app: answers what `posts` does not.
+            settings: limits and times.
+            metrics: counts requests.
+            image_path: bodies for it may be as large as a picture, all others as large as JSON.
+            posts: by path, what answers a POST from its body with JSON, without the way through `app`.
+        """
         self._app = app
         self._settings = settings
         self._metrics = metrics
         self._image_path = image_path
+        self._posts = posts or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,8 +93,12 @@ class Intake:
             await send(message)
 
         try:
-            scope[BODY] = await self._body(scope, headers, receive)
-            await self._app(scope, _replayed(scope[BODY], receive), sending)
+            body = await self._body(scope, headers, receive)
+            post = self._posts.get(scope["path"]) if scope["method"] == "POST" else None
+            if post is None:
+                await self._app(scope, _replayed(body, receive), sending)
+            else:
+                await _respond(sending, 200, await post(body, record, scope[DEADLINE]))
         except _Refused as refused:
             # The rest of the body is not worth reading: the connection ends with the answer.
             body = error_body(refused.http, _STATUS_NAMES[refused.http], refused.message, record.request_id)
@@ -101,13 +124,10 @@ class Intake:
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > limit:
             raise _Refused(413, f"[request] the body has {int(length):,} bytes; at most {limit:,}; send less")
-        try:
-            return await asyncio.wait_for(_received(receive, limit), self._settings.receive_deadline_s)
-        except (TimeoutError, asyncio.TimeoutError):  # two classes before Python 3.11
-            raise _Refused(
-                408,
-                f"[request] the body did not arrive within {self._settings.receive_deadline_s:g} s; send it faster",
-            ) from None
+        limit_s = self._settings.receive_deadline_s
+        if (body := await _within(_received(receive, limit), limit_s)) is None:
+            raise _Refused(408, f"[request] the body did not arrive within {limit_s:g} s; send it faster")
+        return body
 
 
 async def _received(receive: Receive, limit: int) -> bytes:
@@ -123,6 +143,30 @@ async def _received(receive: Receive, limit: int) -> bytes:
     if n_bytes > limit:
         raise _Refused(413, f"[request] the body has more than {limit:,} bytes, the most allowed; send less")
     return b"".join(parts)
+
+
+async def _within(work: Coroutine[Any, Any, bytes], limit_s: float) -> bytes | None:
+    """Return what `work` does, None when it took longer; `asyncio.wait_for` would make a task of it, for each request."""
+    task = asyncio.current_task()
+    assert task is not None
+    is_late = False
+
+    def end() -> None:
+        nonlocal is_late
+        is_late = True
+        task.cancel()
+
+    timer = asyncio.get_running_loop().call_later(limit_s, end)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if not is_late:
+            raise
+        if sys.version_info >= (3, 11):
+            task.uncancel()
+        return None
+    finally:
+        timer.cancel()
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -51,16 +53,26 @@ class Metrics:
         self._created = Gauge(
             "likewise_index_created_timestamp_seconds", "When the served version was built", registry=registry
         )
+        # prometheus_client checks labels anew each time; they are few, so what it finds is kept.
+        self._of_request = functools.cache(
+            lambda transport, endpoint, code: (
+                self._requests.labels(transport, endpoint, code),
+                self._request_seconds.labels(transport, endpoint),
+            )
+        )
+        self._of_plan = functools.cache(lambda plan: (self._queries.labels(plan), self._search_seconds.labels(plan)))
 
     def requested(self, transport: str, endpoint: str, code: str, seconds: float) -> None:
         """Count an answered request."""
-        self._requests.labels(transport, endpoint, code).inc()
-        self._request_seconds.labels(transport, endpoint).observe(seconds)
+        counter, histogram = self._of_request(transport, endpoint, code)
+        counter.inc()
+        histogram.observe(seconds)
 
     def searched(self, plan: str, n_queries: int, seconds: float) -> None:
         """Count a search call."""
-        self._queries.labels(plan).inc(n_queries)
-        self._search_seconds.labels(plan).observe(seconds)
+        counter, histogram = self._of_plan(plan)
+        counter.inc(n_queries)
+        histogram.observe(seconds)
 
     def encoded(self, space: str, n_contents: int, seconds: float) -> None:
         """Count a batch that the encoder process finished."""

@@ -168,9 +168,8 @@ class Recommender:
             raise LimitExceeded(
                 f"[search] {len(queries)} queries in one request; at most {self._settings.max_queries}; split the request"
             )
-        ready = tuple(self._prepared(snapshot.version, query) for query in queries)
-        cost = sum(_multiply_adds(snapshot.version, query) for query in ready)
-        return await self._answer(snapshot, ready, cost, detail, deadline)
+        spaces = tuple(self._checked_space(snapshot.version, query) for query in queries)
+        return await self._answer(snapshot, queries, spaces, detail, deadline)
 
     async def read_datapoints(
         self, datapoint_ids: Sequence[str], *, deadline: float, space: str | None = None
@@ -278,15 +277,21 @@ class Recommender:
             )
         self._check_options(options)  # before anything is encoded
         encoded = await snapshot.encoders.encode(name, content, deadline=deadline)
-        query = NeighborQuery(vector=encoded.vector, sparse=encoded.sparse, options=replace(options, space=name))
-        return await self._answer(snapshot, (query,), _multiply_adds(snapshot.version, query), detail, deadline)
+        query = NeighborQuery(vector=encoded.vector, sparse=encoded.sparse, options=options)
+        return await self._answer(snapshot, (query,), (name,), detail, deadline)
 
     async def _answer(
-        self, snapshot: Snapshot, queries: Sequence[NeighborQuery], cost: int, detail: Detail, deadline: float
+        self,
+        snapshot: Snapshot,
+        queries: Sequence[NeighborQuery],
+        spaces: Sequence[str],
+        detail: Detail,
+        deadline: float,
     ) -> Answer:
         def search() -> Answer:
-            return self._search(snapshot.version, queries, detail)
+            return self._search(snapshot.version, queries, spaces, detail)
 
+        cost = sum(_multiply_adds(snapshot.version, query, space) for query, space in zip(queries, spaces, strict=True))
         if cost > self._settings.inline_multiply_adds:
             return await self._in_thread(search, deadline)
         _check_time(deadline)
@@ -311,31 +316,30 @@ class Recommender:
                 "[search] no answer within the time given; allow more time or ask for less"
             ) from None
 
-    def _search(self, version: IndexVersion, queries: Sequence[NeighborQuery], detail: Detail) -> Answer:
+    def _search(
+        self, version: IndexVersion, queries: Sequence[NeighborQuery], spaces: Sequence[str], detail: Detail
+    ) -> Answer:
         """Search what can be searched together in one call each, and put the results in the order asked."""
-        together: dict[tuple[Options, bool, bool], list[int]] = {}
-        for at, query in enumerate(queries):
-            together.setdefault((query.options, query.vector is None, query.sparse is None), []).append(at)
-        results: list[Result | None] = [None] * len(queries)
-        for (options, by_id, _), positions in together.items():
+        together: dict[tuple[Options, str, bool, bool], list[int]] = {}
+        for at, (query, space) in enumerate(zip(queries, spaces, strict=True)):
+            key = query.options, space, query.vector is None, query.sparse is None
+            together.setdefault(key, []).append(at)
+        results: dict[int, Result] = {}
+        for (options, space, by_id, _), positions in together.items():
             asked = [queries[at] for at in positions]
             began = time.perf_counter()
-            found = _search_alike(version, asked, options, by_id=by_id)
+            found = _search_alike(version, asked, options, space, by_id=by_id)
             if self._observer is not None:
                 self._observer.searched(found.plan, len(asked), time.perf_counter() - began)
             for at, neighbors in zip(positions, found.neighbors, strict=True):
                 told = tuple(Found(n.datapoint_id, n.distance, n.crowding_tag) for n in neighbors)
-                results[at] = Result(
-                    queries[at].datapoint_id,
-                    _detailed(version, told, options.space or "", detail),
-                    options.space or "",
-                    found.plan,
-                    found.effort,
-                    found.n_matching,
-                )
-        return Answer(version.version_id, tuple(result for result in results if result is not None))
+                told = _detailed(version, told, space, detail)
+                query_id = queries[at].datapoint_id
+                results[at] = Result(query_id, told, space, found.plan, found.effort, found.n_matching)
+        return Answer(version.version_id, tuple(results[at] for at in range(len(queries))))
 
-    def _prepared(self, version: IndexVersion, query: NeighborQuery) -> NeighborQuery:
+    def _checked_space(self, version: IndexVersion, query: NeighborQuery) -> str:
+        """Check a query of a batch and return the space to search."""
         self._check_options(query.options)
         if query.vector is None and not query.datapoint_id:
             raise InvalidQuery("[search] a query has neither feature_vector nor datapoint_id; expected one; add it")
@@ -343,8 +347,7 @@ class Recommender:
             raise InvalidQuery(
                 "[search] a query has a sparse_embedding and no feature_vector; a sparse side adds to a dense one; send both"
             )
-        name = _space_for(version, "id", query.options.space)
-        return replace(query, options=replace(query.options, space=name))
+        return _space_for(version, "id", query.options.space)
 
     def _check_options(self, options: Options) -> None:
         check_k(options.k, self._settings.max_k)
@@ -389,9 +392,8 @@ def check_filter(wanted: Filter, max_restricts: int, max_tokens: int) -> None:
 
 
 def _search_alike(
-    version: IndexVersion, queries: Sequence[NeighborQuery], options: Options, *, by_id: bool
+    version: IndexVersion, queries: Sequence[NeighborQuery], options: Options, space: str, *, by_id: bool
 ) -> SearchResult:
-    space = options.space or ""
     if by_id:
         return version.search_by_id(
             [query.datapoint_id for query in queries],
@@ -466,9 +468,9 @@ def _space_for(version: IndexVersion, asked: Asked, named: str | None) -> str:
     raise InvalidQuery(f"[search] none of the spaces {', '.join(spaces)} is the obvious one; name one in `space`")
 
 
-def _multiply_adds(version: IndexVersion, query: NeighborQuery) -> int:
+def _multiply_adds(version: IndexVersion, query: NeighborQuery, name: str) -> int:
     """Return what a search may cost at worst: an index search is taken as free, a scan as all of its vectors."""
-    space = version.spaces[query.options.space or ""]
+    space = version.spaces[name]
     may_scan = (
         query.options.exact or space.plan_name == "flat" or bool(query.options.filter) or query.sparse is not None
     )

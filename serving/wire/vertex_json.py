@@ -327,11 +327,11 @@ def check_fraction(fraction: float) -> None:
 
 def _vector(values: object, where: str) -> NDArray[np.float32]:
     numbers = _list(values, where)
-    if not {type(number) for number in numbers} <= {float, int}:
+    if not set(map(type, numbers)) <= {float, int}:
         wrong = next(at for at, number in enumerate(numbers) if type(number) not in (float, int))
         raise InvalidQuery(f"[request] {where}[{wrong}] is {_kind(numbers[wrong])}; expected a number; correct it")
     with np.errstate(over="ignore"):
-        vector = np.array(numbers, np.float64).astype(np.float32)
+        vector = np.array(numbers, np.float32)
     check_finite(vector, where)
     return vector
 
