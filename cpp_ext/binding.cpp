@@ -41,9 +41,11 @@ struct Extent {
 [[noreturn]] void wrong_value(const std::string& message) { throw nb::value_error(message.c_str()); }
 [[noreturn]] void wrong_type(const std::string& message) { throw nb::type_error(message.c_str()); }
 
-std::string class_name(nb::handle object) { return nb::cast<std::string>(nb::handle(object.type()).attr("__name__")); }
+std::string text(nb::handle object) { return nb::steal<nb::str>(PyObject_Str(object.ptr())).c_str(); }
 
-std::string shown(nb::handle object) { return nb::cast<std::string>(nb::repr(object)); }
+std::string class_name(nb::handle object) { return text(object.type().attr("__name__")); }
+
+std::string shown(nb::handle object) { return nb::steal<nb::str>(PyObject_Repr(object.ptr())).c_str(); }
 
 template <class T>
 constexpr const char* dtype_name();
@@ -149,8 +151,8 @@ class Argument {
     wrong_value(prefix() + "is not " + what + " (shape " + shape() + "); expected " + wanted +
                 "; copy it with numpy.array(..., order='C')");
   }
-  std::string dtype() const { return nb::cast<std::string>(nb::str(object_.attr("dtype"))); }
-  std::string shape() const { return nb::cast<std::string>(nb::str(object_.attr("shape"))); }
+  std::string dtype() const { return text(object_.attr("dtype")); }
+  std::string shape() const { return text(object_.attr("shape")); }
 
   const char* operation_;
   const char* name_;
@@ -167,8 +169,8 @@ int64_t check_integer(const char* operation, const char* name, nb::handle object
   int overflow = 0;
   const int64_t value = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
   if (overflow != 0 || value < lowest || value > highest) {
-    wrong_value(std::string("[") + operation + "] " + name + " is " + nb::cast<std::string>(nb::str(index)) +
-                "; expected " + std::to_string(lowest) + " <= " + name + " <= " + std::to_string(highest));
+    wrong_value(std::string("[") + operation + "] " + name + " is " + text(index) + "; expected " +
+                std::to_string(lowest) + " <= " + name + " <= " + std::to_string(highest));
   }
   return value;
 }
@@ -563,44 +565,49 @@ NB_MODULE(_native, m) {
   using namespace likewise;
   m.doc() = "Native kernels; cpp_ext.reference documents each function.";
   m.def("backend", [] { return simd().name; });
-  m.def("scan", py_scan, "vectors"_a, "queries"_a, "k"_a, nb::kw_only(), "metric"_a, "mask"_a.none() = nb::none(),
-        "offsets"_a.none() = nb::none(), "best_of"_a = 1, "scales"_a.none() = nb::none(), "bias"_a.none() = nb::none(),
-        "tags"_a.none() = nb::none(), "tag_cap"_a = 0, "threads"_a = 1,
+  m.def("scan", py_scan, "vectors"_a.none(), "queries"_a.none(), "k"_a.none(), nb::kw_only(), "metric"_a.none(),
+        "mask"_a.none() = nb::none(), "offsets"_a.none() = nb::none(), "best_of"_a.none() = 1,
+        "scales"_a.none() = nb::none(), "bias"_a.none() = nb::none(), "tags"_a.none() = nb::none(),
+        "tag_cap"_a.none() = 0, "threads"_a.none() = 1,
         nb::sig("def scan(vectors: " LIKEWISE_VECTORS ", queries: " LIKEWISE_F32
                 ", k: int, *, metric: str, mask: " LIKEWISE_U64 " | None = None, offsets: " LIKEWISE_I64
                 " | None = None, best_of: int = 1, scales: " LIKEWISE_F32 " | None = None, bias: " LIKEWISE_F32
                 " | None = None, tags: " LIKEWISE_I32
                 " | None = None, tag_cap: int = 0, threads: int = 1) -> " LIKEWISE_FOUND));
-  m.def("rescore", py_rescore, "vectors"_a, "queries"_a, "candidates"_a, "k"_a, nb::kw_only(), "metric"_a,
-        "offsets"_a.none() = nb::none(), "best_of"_a = 1, "scales"_a.none() = nb::none(), "bias"_a.none() = nb::none(),
-        "tags"_a.none() = nb::none(), "tag_cap"_a = 0, "mask"_a.none() = nb::none(), "threads"_a = 1,
+  m.def("rescore", py_rescore, "vectors"_a.none(), "queries"_a.none(), "candidates"_a.none(), "k"_a.none(),
+        nb::kw_only(), "metric"_a.none(), "offsets"_a.none() = nb::none(), "best_of"_a.none() = 1,
+        "scales"_a.none() = nb::none(), "bias"_a.none() = nb::none(), "tags"_a.none() = nb::none(),
+        "tag_cap"_a.none() = 0, "mask"_a.none() = nb::none(), "threads"_a.none() = 1,
         nb::sig("def rescore(vectors: " LIKEWISE_VECTORS ", queries: " LIKEWISE_F32 ", candidates: " LIKEWISE_I64
                 ", k: int, *, metric: str, offsets: " LIKEWISE_I64
                 " | None = None, best_of: int = 1, scales: " LIKEWISE_F32 " | None = None, bias: " LIKEWISE_F32
                 " | None = None, tags: " LIKEWISE_I32 " | None = None, tag_cap: int = 0, mask: " LIKEWISE_U64
                 " | None = None, threads: int = 1) -> " LIKEWISE_FOUND));
-  m.def("merge", py_merge, "rows"_a, "distances"_a, "k"_a, nb::kw_only(), "tags"_a.none() = nb::none(), "tag_cap"_a = 0,
+  m.def("merge", py_merge, "rows"_a.none(), "distances"_a.none(), "k"_a.none(), nb::kw_only(),
+        "tags"_a.none() = nb::none(), "tag_cap"_a.none() = 0,
         nb::sig("def merge(rows: " LIKEWISE_I64 ", distances: " LIKEWISE_F32 ", k: int, *, tags: " LIKEWISE_I32
                 " | None = None, tag_cap: int = 0) -> " LIKEWISE_FOUND));
-  m.def("new_bitmap", py_new_bitmap, "n"_a, "fill"_a = false,
+  m.def("new_bitmap", py_new_bitmap, "n"_a.none(), "fill"_a = false,
         nb::sig("def new_bitmap(n: int, fill: bool = False) -> " LIKEWISE_U64));
-  m.def("set_rows", py_set_rows, "bitmap"_a, "rows"_a,
+  m.def("set_rows", py_set_rows, "bitmap"_a.none(), "rows"_a.none(),
         nb::sig("def set_rows(bitmap: " LIKEWISE_U64 ", rows: " LIKEWISE_I32 " | " LIKEWISE_I64 ") -> None"));
-  m.def("clear_rows", py_clear_rows, "bitmap"_a, "rows"_a,
+  m.def("clear_rows", py_clear_rows, "bitmap"_a.none(), "rows"_a.none(),
         nb::sig("def clear_rows(bitmap: " LIKEWISE_U64 ", rows: " LIKEWISE_I32 " | " LIKEWISE_I64 ") -> None"));
-  m.def("intersect", py_intersect, "bitmap"_a, "other"_a,
+  m.def("intersect", py_intersect, "bitmap"_a.none(), "other"_a.none(),
         nb::sig("def intersect(bitmap: " LIKEWISE_U64 ", other: " LIKEWISE_U64 ") -> None"));
-  m.def("union", py_union, "bitmap"_a, "other"_a,
+  m.def("union", py_union, "bitmap"_a.none(), "other"_a.none(),
         nb::sig("def union(bitmap: " LIKEWISE_U64 ", other: " LIKEWISE_U64 ") -> None"));
-  m.def("count", py_count, "bitmap"_a, "n"_a, nb::sig("def count(bitmap: " LIKEWISE_U64 ", n: int) -> int"));
-  m.def("rows_of", py_rows_of, "bitmap"_a, "n"_a,
+  m.def("count", py_count, "bitmap"_a.none(), "n"_a.none(),
+        nb::sig("def count(bitmap: " LIKEWISE_U64 ", n: int) -> int"));
+  m.def("rows_of", py_rows_of, "bitmap"_a.none(), "n"_a.none(),
         nb::sig("def rows_of(bitmap: " LIKEWISE_U64 ", n: int) -> " LIKEWISE_I64));
-  m.def("compare", py_compare, "bitmap"_a, "values"_a, "op"_a, "value"_a.none(),
+  m.def("compare", py_compare, "bitmap"_a.none(), "values"_a.none(), "op"_a.none(), "value"_a.none(),
         nb::sig("def compare(bitmap: " LIKEWISE_U64 ", values: " LIKEWISE_I64 " | " LIKEWISE_F32
                 " | numpy.typing.NDArray[numpy.float64], op: str, value: int | float) -> None"));
-  m.def("sparse_scores", py_sparse_scores, "offsets"_a, "rows"_a, "weights"_a, "terms"_a, "term_weights"_a, "n"_a,
+  m.def("sparse_scores", py_sparse_scores, "offsets"_a.none(), "rows"_a.none(), "weights"_a.none(), "terms"_a.none(),
+        "term_weights"_a.none(), "n"_a.none(),
         nb::sig("def sparse_scores(offsets: " LIKEWISE_I64 ", rows: " LIKEWISE_I32 ", weights: " LIKEWISE_F32
                 ", terms: " LIKEWISE_I64 ", term_weights: " LIKEWISE_F32 ", n: int) -> " LIKEWISE_F32));
-  m.def("crc32c", py_crc32c, "data"_a, "block_bytes"_a,
+  m.def("crc32c", py_crc32c, "data"_a.none(), "block_bytes"_a.none(),
         nb::sig("def crc32c(data: typing_extensions.Buffer, block_bytes: int) -> numpy.typing.NDArray[numpy.uint32]"));
 }
