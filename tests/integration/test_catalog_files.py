@@ -434,7 +434,7 @@ def test_peak_memory_does_not_grow_with_rows(tmp_path: Path, kind: str) -> None:
         ).stdout.split()
         assert int(told[0]) == n
         peaks_kib.append(int(told[1]))
-    # Kept in memory, 60,000 more products would take over 40 MiB.
+    # Kept in memory, 60,000 more products would take over 30 MiB.
     assert peaks_kib[1] - peaks_kib[0] < 24 << 10
 
 
