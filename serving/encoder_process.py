@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -70,9 +71,15 @@ class EncoderProcess:
     """The service's side of the encoder process. Belongs to one event loop."""
 
     def __init__(
-        self, specs: Mapping[str, EncoderSpec], *, settings: ServingSettings, observer: EncoderObserver | None = None
+        self,
+        specs: Mapping[str, EncoderSpec],
+        *,
+        settings: ServingSettings,
+        model_dir: Path | None = None,
+        observer: EncoderObserver | None = None,
     ) -> None:
         """Prepare to run the encoders of `specs`, by space name; `start` runs them."""
+        self._model_dir = model_dir
         self._specs = dict(specs)
         self._settings = settings
         self._observer = observer
@@ -162,7 +169,7 @@ class EncoderProcess:
             ours, theirs = socket.socketpair()
             process = multiprocessing.get_context("spawn").Process(
                 target=_run,
-                args=(theirs, self._specs, self._settings.encoder_threads),
+                args=(theirs, self._specs, self._model_dir, self._settings.encoder_threads),
                 name="likewise-encoder",
                 daemon=True,
             )
@@ -321,7 +328,7 @@ def _end(process: BaseProcess) -> None:
 # What follows runs in the encoder process.
 
 
-def _run(channel: socket.socket, specs: Mapping[str, EncoderSpec], n_threads: int) -> None:
+def _run(channel: socket.socket, specs: Mapping[str, EncoderSpec], model_dir: Path | None, n_threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the service's to handle: it closes the channel
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(n_threads)
@@ -331,7 +338,7 @@ def _run(channel: socket.socket, specs: Mapping[str, EncoderSpec], n_threads: in
     with channel, channel.makefile("rwb") as stream:
         try:
             for name, spec in specs.items():
-                encoders[name] = load_encoder(spec, n_threads=n_threads, n_workers=1)
+                encoders[name] = load_encoder(spec, model_dir=model_dir, n_threads=n_threads, n_workers=1)
         except LikewiseError as error:
             stream.write(_frame({"failed": str(error)}, b""))
             return

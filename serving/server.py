@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matching.errors import Unavailable
@@ -39,6 +40,7 @@ def serve(
     host: str = "127.0.0.1",
     http_port: int = 8080,
     grpc_port: int = 8081,
+    model_dir: Path | None = None,
     as_json: bool = False,
     log_requests: bool = True,
 ) -> None:
@@ -53,6 +55,7 @@ def serve(
         host: the address to listen on.
         http_port: 0 takes a free one.
         grpc_port: 0 takes a free one.
+        model_dir: where exported models lie, the encoders' default when None.
         as_json: print `{"http": ..., "grpc": ..., "index_version": ...}` instead.
         log_requests: write a line to standard error for every request.
 
@@ -67,7 +70,15 @@ def serve(
     with _bound(host, http_port) as listener:
         version = store.open(name, verify=True)
         uvloop.run(
-            _serve(version, settings=settings, host=host, listener=listener, grpc_port=grpc_port, as_json=as_json)
+            _serve(
+                version,
+                settings=settings,
+                host=host,
+                listener=listener,
+                grpc_port=grpc_port,
+                model_dir=model_dir,
+                as_json=as_json,
+            )
         )
 
 
@@ -78,6 +89,7 @@ async def _serve(
     host: str,
     listener: socket.socket,
     grpc_port: int,
+    model_dir: Path | None,
     as_json: bool,
 ) -> None:
     from serving.grpc import GrpcApi
@@ -91,7 +103,7 @@ async def _serve(
     metrics = Metrics()
     metrics.serves(version.n_datapoints, datetime.fromisoformat(version.created_at).timestamp())
     specs = {name: space.encoder for name, space in version.spaces.items() if space.encoder is not None}
-    encoders = EncoderProcess(specs, settings=settings, observer=metrics)
+    encoders = EncoderProcess(specs, settings=settings, model_dir=model_dir, observer=metrics)
     recommender = Recommender(Snapshot(version, encoders), settings=settings, observer=metrics)
     health = Health(encoders, is_verified=True)
     dim = next(iter(version.spaces.values())).dim

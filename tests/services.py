@@ -191,3 +191,39 @@ def _png() -> bytes:
         + chunk(b"IDAT", rows)
         + chunk(b"IEND", b"")
     )
+
+
+@pytest.fixture(scope="session")
+def text_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """A small drawn shop, built through the real encoders: words, pictures and both."""
+    from embeddings import EmbeddingCache, ImageEncoder, TextEncoder
+    from index_builder.build import CatalogEncoders, build_from_catalog
+    from index_builder.catalog import open_catalog
+    from index_builder.progress import Silent
+    from index_builder.sample import write_sample_shop
+    from index_builder.settings import BuildSettings
+    from matching.store import Store
+
+    folder = tmp_path_factory.mktemp("text-shop")
+    catalog = write_sample_shop(folder / "shop", n_products=150, seed=3)
+    store = Store(folder / "store", create=True)
+    image = ImageEncoder(n_workers=2)
+    built = build_from_catalog(
+        store,
+        open_catalog(catalog, images_dir=catalog.parent),
+        CatalogEncoders(TextEncoder(), image),
+        cache=EmbeddingCache(folder / "cache.sqlite"),
+        settings=BuildSettings(plan="flat", threads=1),
+        progress=Silent(),
+    )
+    image.close()
+    store.set_alias("shop", built.version_id, why="test")
+    return Shop(store.path, "shop", catalog.parent)
+
+
+@pytest.fixture(scope="session")
+def text_service(text_shop: Shop, start_service: Start) -> Iterator[Service]:
+    """The version of `text_shop`, served with its encoders."""
+    with start_service(text_shop) as service:
+        service.wait_until_ready()
+        yield service
