@@ -181,7 +181,7 @@ function drawFacts(s, answer) {
   if (!answer.plan) return $("facts").replaceChildren(make("span", {}, make("b", {}, of), answer.nMatching === 1 ? " product" : " products"));
   const plan = answer.plan + (answer.effort ? ` ${answer.effort}` : "");
   $("facts").replaceChildren(
-    make("span", {}, make("b", {}, String(n)), ` nearest of ${of}`), fact("compared by", names[answer.space]?.toLowerCase() ?? answer.space),
+    make("span", {}, make("b", {}, n ? String(n) : "None"), n ? ` nearest of ${of}` : " of the products"), fact("compared by", names[answer.space]?.toLowerCase() ?? answer.space),
     fact("plan", plan), fact("in", `${answer.tookMs.toFixed(1)} ms`));
 }
 

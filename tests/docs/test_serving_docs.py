@@ -1,0 +1,42 @@
+"""docs/serving.md names every metric, setting, route and error code there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from serving.error_codes import ERROR_CODES
+from serving.metrics import Metrics
+from serving.settings import ServingSettings
+
+PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+
+
+def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
+    metrics = Metrics()
+    metrics.requested("http", "search_text", "200", 0.1)
+    metrics.searched("exact", 1, 0.1)
+    metrics.encoded("text", 1, 0.1)
+    text = metrics.exposition(is_ready=True, n_waiting=0).decode()
+    exposed = set(re.findall(r"(?m)^# TYPE (likewise_\w+) ", text)) - set(
+        re.findall(r"(?m)^# TYPE (\w+_created) ", text)
+    )
+    assert exposed == set(re.findall(r"(?m)^\| `(likewise_\w+)`", PAGE))
+
+
+@pytest.mark.parametrize("name", ServingSettings.model_fields)
+def test_every_setting_is_documented_with_its_default(name: str) -> None:
+    field = ServingSettings.model_fields[name]
+    shown = f"{field.default:,}" if isinstance(field.default, int) else f"{field.default:g}"
+    assert f"| `{name}` | {shown} | {field.description} |" in PAGE
+
+
+@pytest.mark.parametrize(
+    "code", {code.status: code for code in ERROR_CODES.values()}.values(), ids=lambda code: code.status
+)
+def test_codes_that_a_caller_can_meet_are_documented(code: object) -> None:
+    never_served = {"ALREADY_EXISTS", "FAILED_PRECONDITION", "UNIMPLEMENTED"}  # of builds, not of requests
+    status = code.status  # type: ignore[attr-defined]
+    assert status in never_served or status in PAGE

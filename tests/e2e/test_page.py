@@ -1,0 +1,326 @@
+"""The page in a real browser: words, pictures, clicks, filters, the back button, the keyboard; screenshots are kept."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.services import start_service, text_service, text_shop
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+    from tests.services import Service, Shop
+
+__all__ = ["start_service", "text_service", "text_shop"]
+ARTIFACTS = Path(__file__).parents[2] / "artifacts"
+CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
+
+
+class Page:
+    """What a person does with the page, and sees."""
+
+    def __init__(self, browser: Chrome, service: Service) -> None:
+        self.browser = browser
+        self.service = service
+
+    def open(self, path: str = "/") -> None:
+        self.browser.get(self.service.http + path)
+        self.settle()
+
+    def settle(self, is_so: Callable[[], object] | None = None) -> None:
+        """Wait until nothing is under way, and what is awaited is so."""
+        quiet = "return document.body.dataset.state && !document.body.hasAttribute('aria-busy')"
+        end = time.monotonic() + 20
+        while not (self.browser.execute_script(quiet) and (is_so is None or is_so())):
+            assert time.monotonic() < end, (self.title, self.notice, self.console())
+            time.sleep(0.03)
+
+    def find(self, selector: str) -> Any:
+        return self.browser.find_element("css selector", selector)
+
+    @property
+    def title(self) -> str:
+        return str(self.find("h1").text)
+
+    @property
+    def notice(self) -> str:
+        return str(self.find("#notice").text)
+
+    @property
+    def cards(self) -> list[dict[str, Any]]:
+        """Return id, title, category line, price line, and distance of every product shown."""
+        found: list[dict[str, Any]] = self.browser.execute_script(
+            """return [...document.querySelectorAll("a.card[data-id]")].map((card) => ({
+              id: card.dataset.id, title: card.querySelector(".title").textContent, meta: card.querySelector(".meta").textContent,
+              distance: Number(card.querySelector(".distance")?.textContent.replace("distance ", "") ?? NaN),
+              picture: card.querySelector("img")?.getAttribute("src") ?? null,
+              broken: [...card.querySelectorAll("img")].filter((i) => i.complete && !i.naturalWidth).length }))"""
+        )
+        return found
+
+    @property
+    def ids(self) -> list[str]:
+        return [card["id"] for card in self.cards]
+
+    def search(self, text: str) -> None:
+        box = self.find("#text")
+        box.clear()
+        box.send_keys(text + "\n")
+        self.settle(lambda: text in self.title)
+
+    def shot(self, name: str) -> None:
+        """Keep a screenshot, pictures loaded."""
+        loaded = "return [...document.querySelectorAll('#grid img')].slice(0, 12).every((image) => image.complete)"
+        self.settle(lambda: self.browser.execute_script(loaded))
+        ARTIFACTS.mkdir(exist_ok=True)
+        assert self.browser.save_screenshot(str(ARTIFACTS / f"page-{name}.png"))
+
+    def console(self) -> list[str]:
+        """Return what the browser complained of since the last call."""
+        return [entry["message"] for entry in self.browser.get_log("browser")]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chrome]:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service as Driver
+
+    if not (shutil.which(CHROMIUM) and shutil.which(DRIVER)):
+        pytest.skip(f"{CHROMIUM} or {DRIVER} is missing: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+        "--window-size=1400,1000",
+    ):
+        options.add_argument(flag)
+    # nothing but this machine can be reached: what the page needs, it must bring
+    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Driver(DRIVER))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def page(browser: Chrome, text_service: Service) -> Iterator[Page]:
+    browser.set_window_size(1400, 1000)
+    page = Page(browser, text_service)
+    page.open()
+    page.console()
+    yield page
+    assert not page.console()
+
+
+def test_the_catalogue_is_shown_at_once(page: Page) -> None:
+    cards = page.cards
+    assert len(cards) == 24
+    assert "150 products" in page.find("#facts").text
+    page.shot("catalogue")
+    assert not sum(card["broken"] for card in page.cards)
+    assert sum(card["picture"] is not None for card in cards) >= 20
+
+
+def test_words_find_products_with_distances(page: Page) -> None:
+    page.search("ceramic mug")
+    cards = page.cards
+    assert len(cards) == 24
+    assert "mug" in cards[0]["title"].lower()
+    distances = [card["distance"] for card in cards]
+    assert distances == sorted(distances)
+    assert 0 <= distances[0] < distances[-1]
+    facts = page.find("#facts").text
+    for said in ("24 nearest of 150", "compared by words", "plan exact", " ms"):
+        assert said in facts
+    assert page.service.index_version in page.find("#foot").text
+    page.shot("words")
+
+
+def test_a_click_shows_what_is_like_the_product(page: Page) -> None:
+    chosen = page.cards[3]
+    page.find(f'a.card[data-id="{chosen["id"]}"]').click()
+    page.settle(lambda: page.title == f"Like {chosen['title']}")
+    found = page.ids
+    assert chosen["id"] not in found
+    expected = page.service.ask("GET", f"/v1/items/{chosen['id']}/similar?k=24")[2]["neighbors"]
+    assert found == [neighbor["datapoint"]["datapointId"] for neighbor in expected]
+    page.shot("like-a-product")
+
+
+def test_another_comparison_gives_another_order(page: Page) -> None:
+    page.find("a.card img").click()
+    page.settle(lambda: page.title.startswith("Like "))
+    both = page.ids
+    page.find('#by input[value="image"]').click()
+    page.settle(lambda: "compared by looks" in page.find("#facts").text)
+    assert page.ids != both
+    assert "by=image" in page.browser.current_url
+
+
+def test_an_upload_finds_its_product(page: Page, text_shop: Shop) -> None:
+    assert text_shop.images is not None
+    card = next(card for card in page.cards if card["picture"])
+    file = text_shop.images / card["picture"].removeprefix("/images/")
+    page.find("#file").send_keys(str(file))
+    page.settle(lambda: page.title == "Like your picture")
+    assert card["id"] in page.ids[:3]
+    assert "compared by looks" in page.find("#facts").text
+    page.shot("like-a-picture")
+
+
+def test_a_dropped_picture_is_an_upload(page: Page) -> None:
+    page.browser.execute_async_script(
+        """const done = arguments[0];
+        const canvas = Object.assign(document.createElement("canvas"), { width: 64, height: 64 });
+        const pen = canvas.getContext("2d"); pen.fillStyle = "#2a5298"; pen.fillRect(8, 8, 48, 48);
+        canvas.toBlob((blob) => {
+          const files = new DataTransfer(); files.items.add(new File([blob], "blue.png", { type: "image/png" }));
+          const about = { bubbles: true, cancelable: true, dataTransfer: files };
+          const fire = (kind) => document.body.dispatchEvent(new DragEvent(kind, about));
+          fire("dragenter");
+          const isOffered = !document.getElementById("drop").hidden;
+          fire("dragover"); fire("drop"); done(isOffered);
+        });"""
+    )
+    page.settle(lambda: page.title == "Like your picture")
+    assert len(page.cards) == 24
+    assert not page.find("#drop").is_displayed()
+
+
+def test_category_and_price_change_what_is_shown(page: Page) -> None:
+    page.search("for the kitchen")
+    everything = page.ids
+    token = page.find('[data-facet="category"] .token')
+    name, count = token.find_element("css selector", "span").text, int(token.find_element("css selector", "b").text)
+    token.click()
+    page.settle(lambda: f"of {count}" in page.find("#facts").text)
+    filtered = page.cards
+    assert filtered
+    assert [card["id"] for card in filtered] != everything
+    assert all(name in card["meta"] for card in filtered)
+    assert "category=" in page.browser.current_url
+    page.find("#price-to").send_keys("40\t")
+    page.settle(lambda: "to=40" in page.browser.current_url)
+    prices = [float(card["meta"].rsplit("$", 1)[-1].rsplit("€", 1)[-1].replace(",", "")) for card in page.cards]
+    assert prices
+    assert max(prices) <= 40
+    assert len(prices) < len(filtered)
+    assert page.find("#n-filters").get_attribute("textContent") == "2"
+    page.shot("filters")
+    page.find("#clear").click()
+    page.settle(lambda: page.ids == everything)
+
+
+def test_the_url_is_the_state(page: Page) -> None:
+    page.search("backpack")
+    words = page.ids
+    page.find("a.card").click()
+    page.settle(lambda: page.title.startswith("Like "))
+    like, address = page.ids, page.browser.current_url
+    page.browser.back()
+    page.settle(lambda: page.title == "“backpack”")
+    assert page.ids == words
+    assert page.find("#text").get_attribute("value") == "backpack"
+    page.browser.forward()
+    page.settle(lambda: page.title.startswith("Like "))
+    assert page.ids == like
+    page.browser.get(address)
+    page.settle()
+    assert page.ids == like
+
+
+def test_more_can_be_shown(page: Page) -> None:
+    page.search("lamp")
+    first = page.ids
+    page.browser.execute_script("document.getElementById('more').click()")
+    page.settle(lambda: len(page.cards) == 48)
+    assert page.ids[:24] == first
+
+
+def test_the_keyboard_is_enough(page: Page) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    def press(keys: str) -> None:
+        ActionChains(page.browser).send_keys(keys).perform()
+
+    page.browser.execute_script("document.getElementById('text').focus()")
+    press("travel cup" + Keys.ENTER)
+    page.settle(lambda: "travel cup" in page.title)
+    for _ in range(200):
+        active = page.browser.switch_to.active_element
+        if "card" in (active.get_attribute("class") or ""):
+            break
+        press(Keys.TAB)
+    title = active.find_element("css selector", ".title").text
+    press(Keys.ENTER)
+    page.settle(lambda: page.title == f"Like {title}")
+    assert page.browser.switch_to.active_element.get_attribute("id") == "results"
+
+
+def test_nothing_found_says_so_and_offers_a_way_out(page: Page) -> None:
+    page.open("/?q=mug&from=1000000")
+    assert "Nothing passes these filters" in page.notice
+    assert not page.cards
+    page.shot("nothing-found")
+    page.find("#notice button").click()
+    page.settle(lambda: len(page.cards) == 24)
+
+
+def test_an_error_is_told_in_words(page: Page) -> None:
+    page.open("/?like=no-such-product")
+    assert "no datapoint 'no-such-product'" in page.notice
+    page.shot("error")
+    assert all("404" in line for line in page.console()), "the browser itself notes the refused request, nothing else"
+    page.find(".brand").click()
+    page.settle(lambda: len(page.cards) == 24)
+
+
+def test_a_product_without_picture_has_a_tile(page: Page) -> None:
+    found = page.service.ask("GET", "/v1/items?k=200")[2]["datapoints"]
+    bare = next(point for point in found if not point["embeddingMetadata"].get("pictures"))
+    page.search(bare["embeddingMetadata"]["title"])
+    card = next(card for card in page.cards if card["id"] == bare["datapointId"])
+    assert card["picture"] is None
+    tile = page.find(f'a.card[data-id="{card["id"]}"] .blank')
+    assert tile.size["height"] > 100
+    assert tile.text.startswith(card["title"][0].upper())
+    page.shot("no-picture")
+
+
+def test_a_small_screen_holds_it_all(page: Page) -> None:
+    page.browser.set_window_size(500, 900)
+    page.open("/?q=mug")
+    assert page.browser.execute_script("return document.documentElement.scrollWidth <= innerWidth"), (
+        "no sideways scrolling"
+    )
+    assert not page.browser.execute_script("return document.getElementById('filters').open")
+    page.find("#filters summary").click()
+    assert page.find('[data-facet="category"] .token').is_displayed()
+    page.shot("small")
+
+
+def test_the_api_s_own_page_runs_its_examples(page: Page) -> None:
+    page.browser.get(page.service.http + "/docs")
+    end = time.monotonic() + 10
+    while not (operations := page.browser.find_elements("css selector", ".operation")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert len(operations) == 8
+    operations[0].find_element("css selector", "summary").click()
+    operations[0].find_element("css selector", "button").click()
+    while not (answer := operations[0].find_element("css selector", "pre").text):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert answer.startswith("200")
+    assert page.browser.save_screenshot(str(ARTIFACTS / "page-docs.png"))
+    assert (ARTIFACTS / "page-docs.png").stat().st_size > 5000
