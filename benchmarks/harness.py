@@ -23,7 +23,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 def data_dir() -> Path:
     """Return the folder of real data, or end with what to do."""
     if not os.environ.get("LIKEWISE_DATA"):
-        sys.exit("set LIKEWISE_DATA to the folder of real catalogues and vectors; this benchmark measures nothing without it")
+        sys.exit(
+            "set LIKEWISE_DATA to the folder of real catalogues and vectors; this benchmark measures nothing without it"
+        )
     return Path(os.environ["LIKEWISE_DATA"])
 
 
@@ -65,7 +67,9 @@ def machine() -> dict[str, object]:
     """Say what was measured on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),

@@ -17,9 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import harness
+import numpy as np
 
 
 def likewise(n: int, threads: int, sender: Any) -> None:
@@ -58,7 +57,10 @@ def likewise(n: int, threads: int, sender: Any) -> None:
             "found": found,
             "promised_recall": entry.recall.mean,
             "promised_low": entry.recall.low,
-            "build_s": staged + built.seconds["columns"] + built.seconds["vectors vectors"] + built.seconds["vectors index"],
+            "build_s": staged
+            + built.seconds["columns"]
+            + built.seconds["vectors vectors"]
+            + built.seconds["vectors index"],
             "index_cpu_s": built.seconds["vectors index cpu"],
             "predicted_cpu_s": entry.plan.params["predicted_build_cpu_s"],
             "measure_s": built.seconds["vectors measure"],
@@ -72,10 +74,10 @@ def likewise(n: int, threads: int, sender: Any) -> None:
 
 
 def faiss_hnsw(n: int, threads: int, sender: Any) -> None:
-    """Build IndexHNSWFlat, and search it at the smallest efSearch that reaches recall .95."""
+    """Build IndexHNSWFlat."""
     import faiss
 
-    base, queries = harness.package_summaries(n)
+    base, _ = harness.package_summaries(n)
     at_rest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     faiss.omp_set_num_threads(threads)
     start, cpu = time.perf_counter(), time.process_time()

@@ -354,7 +354,8 @@ def _means(
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(norms > 0, norms, np.float32(1)).astype(np.float32)  # what has no direction stays zero
+    norms[norms == 0] = 1  # what has no direction stays zero
+    return np.asarray(vectors / norms, np.float32)
 
 
 def _save_rejects(work: Path, target: Path | None) -> None:

@@ -26,7 +26,7 @@ from matching.errors import GateRefused, InvalidCatalog
 from matching.faiss_index import FaissIndex, HnswParams, load_faiss
 from matching.manifest import EncoderEntry, Manifest, Recall, ShardEntry, SpaceEntry
 from matching.space import Shard, Space
-from matching.store import Store, remove_work, seal
+from matching.store import Store, seal
 from matching.version import open_space
 
 _COLUMNS_FILE = "columns"
@@ -90,7 +90,12 @@ class Draft:
 
     def abandon(self) -> None:
         """Remove what was staged."""
-        remove_work(self.work)
+        self.columns.close()
+        for space in self.spaces.values():
+            space.vectors.close()
+            if space.sparse is not None:
+                space.sparse.close()
+        self._store.remove_work(self.work)
 
     def finish(self, *, source: Mapping[str, object], parent: str | None) -> Built:
         """Index, measure, seal and publish.

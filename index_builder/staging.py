@@ -55,7 +55,7 @@ class StagedVectors:
         return np.asarray(self.vectors()[rows], np.float32)
 
     def close(self) -> None:
-        """Remove the file."""
+        """Remove the file; closing twice is harmless."""
         self._file.close()
         self._path.unlink(missing_ok=True)
 
@@ -92,7 +92,7 @@ class StagedSparse:
             writer = ContainerWriter(path, "sparse", {**writer_sizes, "weights": ("float32", (0,))})
             writer.arrays["offsets"][...] = 0
             writer.seal()
-            self._unlink()
+            self.close()
             return
         dimensions = np.memmap(self._paths[0], "<i8", "r")
         values = np.memmap(self._paths[1], "<f4", "r")
@@ -124,7 +124,13 @@ class StagedSparse:
             writer.arrays["weights"][places] = values[entries][by_term]
             free += np.bincount(at, minlength=len(terms))
         writer.seal()
-        self._unlink()
+        self.close()
+
+    def close(self) -> None:
+        """Remove the files; closing twice is harmless."""
+        for file, path in zip(self._files, self._paths):
+            file.close()
+            path.unlink(missing_ok=True)
 
     def _spans(self, order: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return length and first entry of each row; a row without a sparse vector has length 0."""
@@ -134,10 +140,6 @@ class StagedSparse:
         lengths[owners] = staged
         starts[owners] = np.cumsum(staged) - staged
         return lengths[order], starts[order]
-
-    def _unlink(self) -> None:
-        for path in self._paths:
-            path.unlink()
 
 
 def write_shards(

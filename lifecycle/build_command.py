@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -170,7 +171,11 @@ def _from_catalog(
             image = ImageEncoder(
                 model_dir=model_dir, n_threads=encode.threads, n_workers=encode.picture_workers, limits=limits
             )
-    with EmbeddingCache(encode.cache or store.path / "embeddings.sqlite") as cache:
+    with contextlib.ExitStack() as stack:
+        for encoder in (text, image):
+            if encoder is not None:
+                stack.callback(encoder.close)
+        cache = stack.enter_context(EmbeddingCache(encode.cache or store.path / "embeddings.sqlite"))
         return build_from_catalog(
             store,
             opened,

@@ -253,7 +253,12 @@ class ColumnsBuilder:
         for row, position in enumerate(order):
             records[offsets[row] : offsets[row + 1]] = np.frombuffer(record_at(int(position)), np.uint8)
         writer.seal()
-        self._staging.unlink()
+        self.close()
+
+    def close(self) -> None:
+        """Remove what is staged; closing twice is harmless."""
+        self._file.close()
+        self._staging.unlink(missing_ok=True)
 
 
 class _Inverted:

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import IO
 
 import cpp_ext
 from matching.errors import AlreadyExists, CorruptArtifact, InvalidInput, NotFound
@@ -51,6 +52,7 @@ class Store:
             NotFound: there is none, and `create` is not set.
         """
         self.path = Path(path)
+        self._locks: dict[Path, IO[str]] = {}
         if create:
             for part in ("versions", "aliases", "refused", "work"):
                 (self.path / part).mkdir(parents=True, exist_ok=True)
@@ -177,12 +179,36 @@ class Store:
             AlreadyExists: a build of that id is under way.
         """
         check_name(build_id)
+        self._sweep()
         work = self.path / "work" / build_id
+        lock = _lock_of(work).open("a")
         try:
-            work.mkdir(parents=True)
-        except FileExistsError as error:
-            raise AlreadyExists(f"[build] {work} exists already; another build runs, or remove it") from error
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            work.mkdir()
+        except OSError as error:
+            lock.close()
+            raise AlreadyExists(f"[build] {work} is being built already; wait for that build to end") from error
+        self._locks[work] = lock
         return work
+
+    def remove_work(self, work: Path) -> None:
+        """Remove what an ended build left."""
+        shutil.rmtree(work, ignore_errors=True)
+        self._unlock(work)
+
+    def _unlock(self, work: Path) -> None:
+        lock = self._locks.pop(work, None)
+        if lock is not None:
+            lock.close()
+            _lock_of(work).unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Remove what builds left whose process is gone: a living one holds its lock."""
+        for file in (self.path / "work").glob("*.lock"):
+            with file.open("a") as lock, contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(file.with_suffix(""), ignore_errors=True)
+                file.unlink(missing_ok=True)
 
     def publish(self, work: Path, manifest: Manifest) -> str:
         """Seal `work` under the manifest and move it among the versions in one rename; return the version id."""
@@ -205,6 +231,7 @@ class Store:
         target = self.path / part / version_id
         work.rename(target)
         fsync_directory(target.parent)
+        self._unlock(work)
         return version_id
 
     def _alias_names(self) -> set[str]:
@@ -245,9 +272,8 @@ def fsync_directory(directory: Path) -> None:
         os.close(handle)
 
 
-def remove_work(work: Path) -> None:
-    """Remove what an ended build left in its work directory."""
-    shutil.rmtree(work, ignore_errors=True)
+def _lock_of(work: Path) -> Path:
+    return work.parent / f"{work.name}.lock"
 
 
 @contextlib.contextmanager

@@ -61,7 +61,16 @@ def make_version(store: Store) -> MakeVersion:
         **build: object,
     ) -> IndexVersion:
         return build_version(
-            store, datapoints, vectors, metric, owners=owners, sparse=sparse, best_of=best_of, alpha=alpha, alias=alias, build=build
+            store,
+            datapoints,
+            vectors,
+            metric,
+            owners=owners,
+            sparse=sparse,
+            best_of=best_of,
+            alpha=alpha,
+            alias=alias,
+            build=build,
         )
 
     return make

@@ -45,7 +45,10 @@ def _sections() -> list[tuple[str, list[tuple[str, Any, str]]]]:
         model = field.annotation
         assert isinstance(model, type)
         assert issubclass(model, BaseModel)
-        rows = [(name, held.get_default(call_default_factory=True), held.description or "") for name, held in model.model_fields.items()]  # type: ignore[call-arg]
+        rows = [
+            (name, held.get_default(call_default_factory=True), held.description or "")
+            for name, held in model.model_fields.items()
+        ]  # type: ignore[call-arg]
         found.append((section, rows))
     return found
 

@@ -18,7 +18,17 @@ def main() -> None:
     root = Path(__file__).resolve().parent.parent
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.json"
-        pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", str(report)]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--dry-run",
+            "--ignore-installed",
+            "--quiet",
+            "--report",
+            str(report),
+        ]
         subprocess.run([*pip, f"{root}[{','.join(EXTRAS)}]", "cmake", "scikit-build-core", "nanobind"], check=True)
         installs = [entry["metadata"] for entry in json.loads(report.read_text())["install"]]
     lines = {_line(entry) for entry in installs if entry["name"].lower() != NOT_LOCKED}
@@ -30,7 +40,9 @@ def main() -> None:
 def _line(metadata: dict[str, str]) -> str:
     name = metadata["name"].lower().replace("_", "-")
     version = metadata["version"].split("+")[0]  # a local build, such as torch's for the CPU, stands for its release
-    needs_311 = any(part.strip().startswith((">=3.11", ">=3.12")) for part in metadata.get("requires_python", "").split(","))
+    needs_311 = any(
+        part.strip().startswith((">=3.11", ">=3.12")) for part in metadata.get("requires_python", "").split(",")
+    )
     return f"{name}=={version}" + ("; python_version >= '3.11'" if needs_311 else "") + "\n"
 
 

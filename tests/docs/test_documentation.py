@@ -75,7 +75,9 @@ def test_unknown_settings_are_refused_with_the_nearest(tmp_path: Path, monkeypat
         load_settings()
 
 
-@pytest.mark.parametrize(("path", "command"), list(commands(COMMAND)), ids=lambda v: " ".join(v) if isinstance(v, tuple) else "")
+@pytest.mark.parametrize(
+    ("path", "command"), list(commands(COMMAND)), ids=lambda v: " ".join(v) if isinstance(v, tuple) else ""
+)
 def test_every_command_shows_an_example_and_prints_json(path: tuple[str, ...], command: Any) -> None:
     assert "Example: `likewise " in (command.help or ""), path
     for option in command.params:
@@ -89,7 +91,9 @@ def test_shown_commands_parse(page: str, line: str) -> None:
     parse(shlex.split(line, comments=True)[1:])
 
 
-@pytest.mark.parametrize(("path", "command"), list(commands(COMMAND)), ids=lambda v: " ".join(v) if isinstance(v, tuple) else "")
+@pytest.mark.parametrize(
+    ("path", "command"), list(commands(COMMAND)), ids=lambda v: " ".join(v) if isinstance(v, tuple) else ""
+)
 def test_examples_in_the_help_parse(path: tuple[str, ...], command: Any) -> None:
     for example in re.findall(r"Example: `likewise (.*?)`", command.help or "", re.S):
         parse(shlex.split(example))

@@ -136,7 +136,9 @@ def test_aliases_keep_who_when_from_to_and_why(store: Store, make_version: MakeV
         store.set_alias(first.version_id, second.version_id, why="odd")
 
 
-def test_torn_alias_line_never_took_effect_and_a_damaged_one_is_refused(store: Store, make_version: MakeVersion) -> None:
+def test_torn_alias_line_never_took_effect_and_a_damaged_one_is_refused(
+    store: Store, make_version: MakeVersion
+) -> None:
     points, vectors = shop(50)
     version = make_version(points, vectors, alias="shop")
     file = store.path / "aliases" / "shop.jsonl"
@@ -176,10 +178,19 @@ def test_build_below_its_floor_is_refused_kept_and_never_named(store: Store) -> 
     assert json.loads((kept / "manifest.json").read_text())["spaces"][0]["recall"]["mean"] < 0.999
 
 
-def test_two_builds_cannot_share_a_work_directory(store: Store) -> None:
-    store.new_work("one")
-    with pytest.raises(AlreadyExists, match="another build runs"):
+def test_living_builds_keep_their_work_and_dead_ones_are_swept(store: Store) -> None:
+    work = store.new_work("one")
+    (work / "staged").write_text("x")
+    with pytest.raises(AlreadyExists, match="is being built already"):
         store.new_work("one")
+    dead = store.path / "work" / "dead"
+    dead.mkdir()
+    dead.with_suffix(".lock").touch()  # its process is gone, so nobody holds the lock
+    other = Store(store.path)
+    other.remove_work(other.new_work("two"))
+    assert sorted(entry.name for entry in work.parent.iterdir()) == ["one", "one.lock"]
+    store.remove_work(work)
+    assert list(work.parent.iterdir()) == []
 
 
 def test_missing_store_says_how_to_make_one(tmp_path: Path) -> None:

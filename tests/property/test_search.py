@@ -47,7 +47,9 @@ def passes(datapoint: Datapoint, wanted: Filter) -> bool:
         if set(asked.deny) & set(own.allow) or set(asked.allow) & set(own.deny):
             return False
     numbers = {n.namespace: n.value for n in datapoint.numeric_restricts}
-    return all(n.namespace in numbers and COMPARE[n.op](numbers[n.namespace], n.value) for n in wanted.numeric_restricts)  # type: ignore[index]
+    return all(
+        n.namespace in numbers and COMPARE[n.op](numbers[n.namespace], n.value) for n in wanted.numeric_restricts
+    )  # type: ignore[index]
 
 
 def distances_to(query: NDArray[np.float32], vectors: NDArray[np.float32], metric: Metric) -> NDArray[np.float64]:
@@ -95,7 +97,12 @@ def filters(draw: st.DrawFn) -> Filter:
     shard_bytes=st.sampled_from([1 << 16, 1 << 30]),
 )
 def test_exact_search_equals_reference(
-    shop: tuple[list[Datapoint], NDArray[np.float32]], metric: Metric, wanted: list[Filter], k: int, cap: int, shard_bytes: int
+    shop: tuple[list[Datapoint], NDArray[np.float32]],
+    metric: Metric,
+    wanted: list[Filter],
+    k: int,
+    cap: int,
+    shard_bytes: int,
 ) -> None:
     points, vectors = shop
     with tempfile.TemporaryDirectory() as directory:
@@ -117,7 +124,9 @@ def check_against_reference(
     cap: int,
 ) -> None:
     true = distances_to(query, vectors, metric)
-    ranked = sorted((float(true[at]), p.datapoint_id, p.crowding_tag) for at, p in enumerate(points) if passes(p, wanted))
+    ranked = sorted(
+        (float(true[at]), p.datapoint_id, p.crowding_tag) for at, p in enumerate(points) if passes(p, wanted)
+    )
     expected, per_tag = [], dict.fromkeys(["a", "b"], 0)
     for distance, datapoint_id, tag in ranked:
         if tag is not None and cap:
@@ -159,7 +168,10 @@ def graph_shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[IndexVersion, 
         Filter((Restrict("category", (), ("c3", "c4")),)),
         Filter((Restrict("rare", ("r7",)),)),
         Filter((), (NumericRestrict("price", 50.0, "float64", "LESS"),)),
-        Filter((Restrict("category", ("c1", "c2", "c5", "c6", "c7")),), (NumericRestrict("price", 90.0, "float64", "LESS"),)),
+        Filter(
+            (Restrict("category", ("c1", "c2", "c5", "c6", "c7")),),
+            (NumericRestrict("price", 90.0, "float64", "LESS"),),
+        ),
     ],
     ids=["none", "category", "deny", "rare", "half", "mixed"],
 )
@@ -225,7 +237,9 @@ def test_excluded_datapoints_are_replaced(
 ) -> None:
     version, _, vectors = graph_shop
     first = version.search(vectors[:1], 5, space="vectors", exact=True).neighbors[0]
-    rest = version.search(vectors[:1], 5, space="vectors", exact=True, exclude=[first[0].datapoint_id, "unknown"]).neighbors[0]
+    rest = version.search(
+        vectors[:1], 5, space="vectors", exact=True, exclude=[first[0].datapoint_id, "unknown"]
+    ).neighbors[0]
     assert [n.datapoint_id for n in rest[:4]] == [n.datapoint_id for n in first[1:]]
     by_id = version.search_by_id(["00000", "00001"], 5, space="vectors")
     assert all(n.datapoint_id != asked for asked, near in zip(("00000", "00001"), by_id.neighbors) for n in near)

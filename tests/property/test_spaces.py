@@ -21,7 +21,9 @@ from tests.versions import MakeVersion, build_version
 def sparse_rows(dense: np.ndarray) -> SparseRows:
     rows, dimensions = np.nonzero(dense)
     offsets = np.searchsorted(rows, np.arange(len(dense) + 1))
-    return SparseRows(offsets.astype(np.int64), dimensions.astype(np.int64) * 7, dense[rows, dimensions].astype(np.float32))
+    return SparseRows(
+        offsets.astype(np.int64), dimensions.astype(np.int64) * 7, dense[rows, dimensions].astype(np.float32)
+    )
 
 
 @settings(max_examples=25)
@@ -32,7 +34,9 @@ def sparse_rows(dense: np.ndarray) -> SparseRows:
     shard_bytes=st.sampled_from([1 << 16, 1 << 30]),
     plan=st.sampled_from(["flat", "hnsw"]),
 )
-def test_items_with_several_vectors_are_scored_as_items(n: int, seed: int, best_of: int, shard_bytes: int, plan: str) -> None:
+def test_items_with_several_vectors_are_scored_as_items(
+    n: int, seed: int, best_of: int, shard_bytes: int, plan: str
+) -> None:
     rng = np.random.default_rng(seed)
     owners = np.repeat(np.arange(n), rng.integers(0, 5, n))
     if len(np.unique(owners)) < 2:
@@ -127,7 +131,9 @@ def test_product_codes_are_ranked_again_from_the_vectors(make_version: MakeVersi
     exact = version.search(queries, 10, space="vectors", exact=True)
     assert found.plan == "ivf"
     assert found.n_scanned < 100 * 400
-    kept = [len({x.datapoint_id for x in a} & {x.datapoint_id for x in b}) for a, b in zip(found.neighbors, exact.neighbors)]
+    kept = [
+        len({x.datapoint_id for x in a} & {x.datapoint_id for x in b}) for a, b in zip(found.neighbors, exact.neighbors)
+    ]
     assert np.mean(kept) / 10 >= 0.9
     truth = {x.datapoint_id: x.distance for x in exact.neighbors[0]}
     for near in found.neighbors[0]:

@@ -35,7 +35,11 @@ HOMES = {
     "pydantic_settings": {"lifecycle/settings.py"},
     "nanobind": set(),
 }
-READ_LATE = {"serving/http.py", "serving/grpc.py", "index_builder/sample_pictures.py"}  # themselves imported where they are used
+READ_LATE = {
+    "serving/http.py",
+    "serving/grpc.py",
+    "index_builder/sample_pictures.py",
+}  # themselves imported where they are used
 LAZY = {"torch", "transformers", "sentence_transformers", "onnxruntime", "faiss", "fastapi", "grpc", "uvicorn", "PIL"}
 
 
@@ -73,7 +77,9 @@ def test_imports_run_one_way_and_big_dependencies_stay_home(package: str, file: 
         if module in ALLOWED and module != package:
             assert module in ALLOWED[package], f"{name}:{node.lineno} imports {module}, against the arrows"
         if module in HOMES and node not in typing_only:
-            assert any(name.startswith(home) for home in HOMES[module]), f"{name}:{node.lineno} imports {module} away from home"
+            assert any(name.startswith(home) for home in HOMES[module]), (
+                f"{name}:{node.lineno} imports {module} away from home"
+            )
         if module in LAZY and node not in typing_only and node in tree.body:
             assert name in READ_LATE, f"{name}:{node.lineno} imports {module} at the top"
 
