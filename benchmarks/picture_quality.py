@@ -32,7 +32,11 @@ def features(encoder: ImageEncoder, files: Sequence[Path], cache: EmbeddingCache
 
 
 def measure(
-    gallery: NDArray[np.float32], owners: NDArray[np.int64], asked: NDArray[np.float32], truth: NDArray[np.int64], best_of: int
+    gallery: NDArray[np.float32],
+    owners: NDArray[np.int64],
+    asked: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    best_of: int,
 ) -> dict[str, float]:
     """Return top-1 and top-10 over products by the engine; gallery rows are sorted by owner."""
     n = int(owners.max()) + 1

@@ -71,5 +71,7 @@ def save_tiny_clip(folder: Path) -> Path:
 
 def random_features(n: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """Return n unit rows like pooled features: positive, with a common direction and a few strong axes."""
-    rows = np.abs(rng.normal(size=(n, 40)) @ rng.normal(size=(40, 1280)) * 0.3 + 1.0 + rng.normal(size=(n, 1280)) * 0.05)
+    rows = np.abs(
+        rng.normal(size=(n, 40)) @ rng.normal(size=(40, 1280)) * 0.3 + 1.0 + rng.normal(size=(n, 1280)) * 0.05
+    )
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)

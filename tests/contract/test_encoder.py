@@ -26,7 +26,12 @@ from tests.models import picture, random_features, save_tiny_clip, save_tiny_tex
 pytest.importorskip("onnxruntime")
 pytest.importorskip("torch", reason="the models are exported with torch")
 
-TEXTS = ("Sony Turntable - PSLX350H", "a red dress", "Zucchini", "Bose Acoustimass 5 Series III Speaker System - AM53BK " * 3)
+TEXTS = (
+    "Sony Turntable - PSLX350H",
+    "a red dress",
+    "Zucchini",
+    "Bose Acoustimass 5 Series III Speaker System - AM53BK " * 3,
+)
 KINDS = ("text", "text fitted", "image", "image fitted", "fused", "text by path", "clip by path")
 
 
@@ -50,7 +55,9 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], E
             case "text by path":
                 return SentenceTransformerEncoder(str(save_tiny_text_model(tmp_path_factory.mktemp("text") / "tiny")))
             case _:
-                return SentenceTransformerEncoder(str(save_tiny_clip(tmp_path_factory.mktemp("clip") / "tiny")), n_workers=1)
+                return SentenceTransformerEncoder(
+                    str(save_tiny_clip(tmp_path_factory.mktemp("clip") / "tiny")), n_workers=1
+                )
 
     def get(kind: str) -> Encoder:
         if kind not in made:
@@ -157,7 +164,9 @@ def test_the_parameters_of_a_spec_are_json(encoder: Encoder) -> None:
 def test_spaces_differ_by_kind_and_by_what_was_fitted(make: Callable[[str], Encoder]) -> None:
     ids = [make(kind).space_id for kind in KINDS]
     assert len(set(ids)) == len(ids)
-    assert make("text fitted").vector_id == make("text").vector_id, "fitting the sparse side keeps the dense vectors valid"
+    assert make("text fitted").vector_id == make("text").vector_id, (
+        "fitting the sparse side keeps the dense vectors valid"
+    )
 
 
 def test_a_space_id_is_the_same_in_another_process(make: Callable[[str], Encoder]) -> None:
@@ -168,7 +177,9 @@ def test_a_space_id_is_the_same_in_another_process(make: Callable[[str], Encoder
         "print(text.space_id, text.fit(texts).space_id, image.space_id)\n"
         "print(text.fit(texts).sparse(texts).values.tobytes().hex())\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
     ids, values = run.stdout.splitlines()
     assert ids.split() == [make(kind).space_id for kind in ("text", "text fitted", "image")]
     fitted = make("text fitted")
