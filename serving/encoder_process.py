@@ -59,6 +59,10 @@ class _SparseEncoder(Protocol):
     def sparse(self, texts: Sequence[str]) -> SparseRows: ...
 
 
+class _LoadFailed(Exception):
+    """The process says that an encoder cannot be loaded."""
+
+
 @dataclass(eq=False, slots=True)
 class _Job:
     space: str
@@ -68,7 +72,12 @@ class _Job:
 
 
 class EncoderProcess:
-    """The service's side of the encoder process. Belongs to one event loop."""
+    """The service's side of the encoder process. Belongs to one event loop.
+
+    Attributes:
+        refused: set when the encoders cannot be loaded at all, which another try would not mend.
+        refusal: why, then.
+    """
 
     def __init__(
         self,
@@ -87,6 +96,8 @@ class EncoderProcess:
         self._wakeup = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._process: BaseProcess | None = None
+        self.refusal = ""
+        self.refused = asyncio.Event()
         self._accepts: Mapping[str, frozenset[str]] = {}
         self._is_ready = False
         self._batch_since: float | None = None
@@ -178,6 +189,12 @@ class EncoderProcess:
                 theirs.close()
                 self._process = process
                 await self._converse(ours)
+            except _LoadFailed as error:
+                if not self._accepts:
+                    self.refusal = str(error)
+                    self.refused.set()
+                    return
+                _log.error("encoder process %s cannot load what its predecessor could: %s", process.pid, error)
             except Exception as error:  # the top of this task: whatever happened, a new process is the cure
                 _log.warning("encoder process %s ended: %s", process.pid, str(error) or type(error).__name__)
             finally:
@@ -199,7 +216,7 @@ class EncoderProcess:
         try:
             greeting, _ = await asyncio.wait_for(_read_frame(reader), _LOAD_LIMIT_S)
             if "failed" in greeting:
-                raise Unavailable(greeting["failed"])
+                raise _LoadFailed(greeting["failed"])
             self._accepts = {name: frozenset(parts) for name, parts in greeting["accepts"].items()}
             self._is_ready = True
             while True:

@@ -482,7 +482,7 @@ def _spread(n: int, offset: int, count: int) -> list[int]:
     step = max(1, round(n * 0.6180339887))  # multiples of the golden ratio fill a circle evenly
     while math.gcd(step, n) > 1:
         step += 1
-    return [at * step % n for at in range(offset, min(n, offset + count))]
+    return [(n // 2 + at * step) % n for at in range(offset, min(n, offset + count))]
 
 
 def _check_time(deadline: float) -> None:

@@ -62,7 +62,7 @@ def serve(
     Raises:
         NotFound: no such version.
         CorruptArtifact: the version on disk is damaged; nothing was served.
-        Unavailable: a port is taken.
+        Unavailable: a port is taken, or the version's encoders cannot be loaded here.
     """
     import uvloop
 
@@ -125,7 +125,8 @@ async def _serve(
         await loop.run_in_executor(None, recommender.warm)
         health.warmed()
         watching = asyncio.create_task(_tell_grpc(health, grpc_api), name="health")
-        await asyncio.wait((running, asyncio.ensure_future(stopping.wait())), return_when=asyncio.FIRST_COMPLETED)
+        ends = [running, asyncio.ensure_future(stopping.wait()), asyncio.ensure_future(encoders.refused.wait())]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         watching.cancel()
     finally:
         _log.info("draining")
@@ -137,6 +138,8 @@ async def _serve(
         await encoders.stop()
         recommender.close()
         _log.info("stopped")
+    if encoders.refused.is_set():
+        raise Unavailable(encoders.refusal)
 
 
 async def _tell_grpc(health: Health, grpc_api: GrpcApi) -> None:

@@ -54,7 +54,10 @@ async function call(path, options = {}) {
     throw new Error("The service cannot be reached. Is it still running?");
   }
   const body = await response.json().catch(() => null);
-  if (!response.ok) throw new Error(body?.error?.message ?? `The service answered ${response.status}.`);
+  if (!response.ok) {
+    const error = new Error(body?.error?.message ?? `The service answered ${response.status}.`);
+    throw Object.assign(error, { isPassing: response.status === 503 });
+  }
   return body;
 }
 
@@ -143,7 +146,8 @@ function priceOf(about) {
 
 function card({ datapoint, distance }, at, reach) {
   const about = datapoint.embeddingMetadata ?? {};
-  const price = priceOf(about), kind = [about.brand, about.category].filter(Boolean).join(" · ");
+  const told = titleOf(datapoint).toLowerCase();
+  const price = priceOf(about), kind = [about.brand, about.category].filter((part) => part && part.toLowerCase() !== told).join(" · ");
   const tile = make("span", { class: "tile" }, pictureOf(datapoint));
   let near = null;
   if (distance !== null) {
@@ -275,6 +279,12 @@ async function show() {
     $("facts").replaceChildren();
     $("more").hidden = true;
     drawHead(s, null);
+    if (error.isPassing) {
+      drawNotice("One moment", "The service is getting ready; this page asks again by itself.");
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+      if (!turn.signal.aborted) return show();
+      return;
+    }
     drawNotice("That did not work", error.message.replace(/^\[[^\]]*\] /, ""), { label: "Try again", run: () => show(), isError: true });
     document.body.dataset.state = "failed";
   } finally {

@@ -223,13 +223,17 @@ def test_without_encoders_there_is_nothing_to_wait_for() -> None:
     run(work())
 
 
-def test_an_encoder_that_cannot_be_loaded_is_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_encoders_that_cannot_be_loaded_are_named_and_not_tried_again() -> None:
     async def work() -> None:
-        encoders = EncoderProcess({"text": EncoderSpec("nonsense", {})}, settings=ServingSettings())
+        counts = Counts()
+        encoders = EncoderProcess({"text": EncoderSpec("nonsense", {})}, settings=ServingSettings(), observer=counts)
         encoders.start()
-        await until(lambda: "no encoder of kind 'nonsense'" in caplog.text)
+        await asyncio.wait_for(encoders.refused.wait(), 60)
+        assert "no encoder of kind 'nonsense'" in encoders.refusal
         assert not encoders.is_ready
+        assert counts.n_restarts == 0
+        with pytest.raises(Unavailable, match="not ready"):
+            await encoders.encode("text", Content(text="boots"), deadline=soon())
         await encoders.stop()
 
-    with caplog.at_level("WARNING", "serving"):
-        run(work())
+    run(work())

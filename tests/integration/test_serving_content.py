@@ -7,6 +7,7 @@ import os
 import signal
 import time
 import urllib.parse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -15,14 +16,20 @@ import psutil
 import pytest
 
 from embeddings import Content, TextEncoder, load_encoder
+from index_builder.draft import Draft
+from index_builder.progress import Silent
+from index_builder.settings import BuildSettings
+from matching.datapoint import Datapoint
+from matching.encoder_spec import EncoderSpec
 from matching.store import Store
 from matching.version import IndexVersion
 from serving.wire import likewise_pb2 as pb
 from serving.wire import schema
 from serving.wire.likewise_pb2_grpc import SearchServiceStub
+from tests.services import Shop
 
 if TYPE_CHECKING:
-    from tests.services import Service, Shop, Start
+    from tests.services import Service, Start
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +189,15 @@ def test_what_was_typed_never_reaches_the_log(text_service: Service) -> None:
     line = text_service.log_line("secret-1")
     assert line["endpoint"] == "search_text"
     assert "zanzibar" not in json.dumps(text_service.log_lines())
+
+
+def test_a_version_whose_encoders_cannot_be_loaded_ends_the_service(tmp_path: Path, start_service: Start) -> None:
+    draft = Draft(Store(tmp_path / "store", create=True), BuildSettings(plan="flat", threads=1), Silent())
+    space = draft.new_space("text", 4, space_id="test", metric="ip", modality="text")
+    space.encoder = EncoderSpec("nonsense", {})
+    draft.columns.add(Datapoint("only"))
+    space.vectors.append(np.ones((1, 4), np.float32), np.arange(1))
+    built = draft.finish(source={"kind": "test"}, parent=None)
+    with start_service(Shop(tmp_path / "store", built.version_id)) as service:
+        assert service.process.wait(60) == 1
+    assert "there is no encoder of kind 'nonsense'" in service.log.read_text()
