@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from embeddings.ngrams import DIGIT_WEIGHT, GRAM_LENGTHS, MAX_CHARS, N_DIMENSIONS, count_ngrams
 
-
 FULL_WIDTH = "".join(chr(ord(letter) + 0xFEE0) for letter in "PSLX350H")
 
 
