@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import subprocess
 import sys
@@ -170,6 +171,29 @@ def vector_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 
 @pytest.fixture(scope="session")
+def graph_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """A version of 20,000 clustered vectors of 64 numbers in an HNSW graph: enough that the graph beats a scan."""
+    from index_builder.draft import Draft
+    from index_builder.progress import Silent
+    from index_builder.settings import BuildSettings
+    from matching.datapoint import Datapoint
+    from matching.store import Store
+
+    folder = tmp_path_factory.mktemp("graph-shop")
+    rng = np.random.default_rng(8)
+    n = 20_000
+    vectors = rng.normal(size=(200, 64))[rng.integers(200, size=n)] + rng.normal(size=(n, 64)) * 0.6
+    settings = BuildSettings(plan="hnsw", threads=1, links=8, ef_construction=60)
+    draft = Draft(Store(folder / "store", create=True), settings, Silent())
+    space = draft.new_space("vectors", 64, space_id="test", metric="l2")
+    for at in range(n):
+        draft.columns.add(Datapoint(f"{at:05d}"))
+    space.vectors.append(vectors.astype(np.float32), np.arange(n))
+    built = draft.finish(source={"kind": "test"}, parent=None)
+    return Shop(folder / "store", built.version_id)
+
+
+@pytest.fixture(scope="session")
 def vector_service(vector_shop: Shop, start_service: Start) -> Iterator[Service]:
     """The version of `vector_shop`, served."""
     with start_service(vector_shop) as service:
@@ -196,6 +220,11 @@ def _png() -> bytes:
 @pytest.fixture(scope="session")
 def text_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """A small drawn shop, built through the real encoders: words, pictures and both."""
+    return _text_shop(tmp_path_factory)
+
+
+@functools.cache  # the fixture is known to several folders, and would be built in each
+def _text_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     from embeddings import EmbeddingCache, ImageEncoder, TextEncoder
     from index_builder.build import CatalogEncoders, build_from_catalog
     from index_builder.catalog import open_catalog

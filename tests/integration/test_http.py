@@ -574,3 +574,36 @@ def test_serving_leaves_training_libraries_alone() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_graph_is_searched_with_the_effort_asked_and_says_so(graph_shop: Shop, start_service: Start) -> None:
+    version = Store(graph_shop.store).open(graph_shop.name)
+    sample = version.vectors([version.columns.datapoint_id(row) for row in range(0, 20_000, 1000)], "vectors")
+    vectors = np.concatenate(sample) + np.float32(0.1)
+    with start_service(graph_shop) as service:
+        service.wait_until_ready()
+        queries = [{"datapoint": {"featureVector": vector.tolist()}, "neighborCount": 10} for vector in vectors]
+        default = find(service, *queries)["nearestNeighbors"]
+        wide = find(service, *[{**query, "approximateNeighborCount": 400} for query in queries])["nearestNeighbors"]
+        exact = find(service, *[{**query, "exact": True} for query in queries])["nearestNeighbors"]
+    expected = version.search(vectors, 10, space="vectors")
+    assert {(r["plan"], r["exact"], r["effort"]) for r in default} == {("graph", False, expected.effort)}
+    assert {(r["plan"], r["exact"], r["effort"]) for r in wide} == {("graph", False, 400)}
+    assert {(r["plan"], r["exact"], r["effort"]) for r in exact} == {("exact", True, None)}
+    truth = [{neighbor for neighbor, _ in told(result)} for result in exact]
+    for results, floor in ((default, 0.9), (wide, 0.99)):
+        hits = [len({neighbor for neighbor, _ in told(r)} & true) / 10 for r, true in zip(results, truth, strict=True)]
+        assert np.mean(hits) >= floor
+
+
+def test_a_scan_off_the_event_loop_answers_the_same(
+    vector_shop: Shop, start_service: Start, vector_service: Service
+) -> None:
+    query = {"datapoint": {"featureVector": [0.25] * 8}, "neighborCount": 6}
+    with start_service(vector_shop, inline_multiply_adds=0) as service:
+        service.wait_until_ready()
+        off_loop = find(service, query)["nearestNeighbors"][0]
+        status, _, body = service.ask("POST", "/v1/findNeighbors", one({"featureVector": [1.0]}))
+        assert (status, body["error"]["status"]) == (400, "INVALID_ARGUMENT"), "errors cross the thread unchanged"
+    on_loop = find(vector_service, query)["nearestNeighbors"][0]
+    assert told(off_loop) == told(on_loop)
