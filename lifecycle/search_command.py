@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from dataclasses import asdict
@@ -12,6 +13,8 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from embeddings.settings import EncodeSettings
+from lifecycle.settings import load_settings
 from lifecycle.terminal import out, print_json, print_table
 from lifecycle.version_commands import JsonOption, StoreOption
 from matching.datapoint import Filter, NumericRestrict, NumericType, Operator, Restrict, SparseRows
@@ -31,6 +34,7 @@ _OPERATORS: dict[str, Operator] = {
 
 
 def search(
+    context: typer.Context,
     store: StoreOption,
     name: Annotated[str, typer.Option("--name", help="Alias or version id.")],
     text: Annotated[str | None, typer.Option("--text", help="Ask with a text.")] = None,
@@ -75,7 +79,11 @@ def search(
     if datapoint_id is not None:
         result = version.search_by_id([datapoint_id], k, **knobs)  # type: ignore[arg-type]
     else:
-        vectors, sparse = _vector(vector) if vector is not None else _encoded(version, chosen, text, image)
+        vectors, sparse = (
+            _vector(vector)
+            if vector is not None
+            else _encoded(version, chosen, text, image, load_settings(context.obj).encode)
+        )
         start = time.perf_counter()
         result = version.search(vectors, k, sparse=sparse, **knobs)  # type: ignore[arg-type]
     _show(version, result, chosen, (time.perf_counter() - start) * 1e3, as_json=as_json)
@@ -94,7 +102,7 @@ def _space_for(version: IndexVersion, *, text: bool, image: bool, item: bool) ->
 
 
 def _encoded(
-    version: IndexVersion, space: str, text: str | None, image: Path | None
+    version: IndexVersion, space: str, text: str | None, image: Path | None, settings: EncodeSettings
 ) -> tuple[NDArray[np.float32], SparseRows | None]:
     from embeddings import TextEncoder, load_encoder
     from embeddings.encoder import Content
@@ -105,10 +113,12 @@ def _encoded(
             f"[search] space {space!r} of version {version.version_id} was built from ready vectors and has no encoder; "
             "ask with --vector or --id"
         )
-    encoder = load_encoder(spec)
     content = Content(text=text) if image is None else Content(image=_read(image))
-    sparse = encoder.sparse([text]) if isinstance(encoder, TextEncoder) and text is not None else None
-    return encoder.encode([content]), sparse
+    with contextlib.closing(
+        load_encoder(spec, model_dir=settings.model_dir.expanduser(), n_threads=settings.threads)
+    ) as encoder:
+        sparse = encoder.sparse([text]) if isinstance(encoder, TextEncoder) and text is not None else None
+        return encoder.encode([content]), sparse
 
 
 def _vector(file: Path) -> tuple[NDArray[np.float32], None]:

@@ -163,7 +163,8 @@ class FaissIndex:
             CorruptArtifact: FAISS refuses the bytes, or they hold something else than the manifest says.
         """
         faiss = load_faiss()
-        faiss.set_deserialization_vector_byte_limit(len(blob) + (1 << 20))
+        # loading IVF-PQ under L2 also fills a table of lists x subquantizers x 256 floats; 1 KiB a vector is ample for it
+        faiss.set_deserialization_vector_byte_limit(len(blob) + 1024 * n_vectors + (1 << 20))
         faiss.set_deserialization_loop_limit(_LOOP_LIMIT)
         try:
             index = faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(blob), len(blob)))
