@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -82,7 +83,8 @@ def _build(catalog: Path, store: Path) -> None:
     digest = open_catalog(catalog, images_dir=catalog.parent).digest
     if (store / "versions").is_dir():
         held = Store(store)
-        if ALIAS in held.aliases() and held.manifest(ALIAS).source.get("digest") == digest:
+        built = held.manifest(ALIAS) if ALIAS in held.aliases() else None
+        if built and (built.source.get("digest"), built.code_version) == (digest, importlib.metadata.version("likewise")):
             err.print(f"{ALIAS} is built already: {held.resolve(ALIAS)}")
             return
     command = [
@@ -146,7 +148,7 @@ def _show_answers(address: str) -> None:
     for text in _TEXTS:
         answer = _post(f"{address}/v1/search", {"text": text, "k": 4})
         _show(f"“{text}”", answer)
-        first = first or answer["neighbors"][0]["id"]
+        first = first or answer["neighbors"][0]["datapoint"]["datapointId"]
     answer = _get(f"{address}/v1/items/{urllib.parse.quote(str(first), safe='')}/similar?k=4")
     _show(f"similar to {first}", answer)
 
@@ -155,7 +157,10 @@ def _show(asked: str, answer: Mapping[str, Any]) -> None:
     neighbors = answer["neighbors"]
     if not neighbors:
         raise Unavailable(f"[demo] the service found nothing for {asked}; look at `likewise versions show`")
-    rows = [(n["id"], f"{n['distance']:.3f}", n["metadata"].get("title")) for n in neighbors]
+    rows = [
+        (n["datapoint"]["datapointId"], f"{n['distance']:.3f}", n["datapoint"]["embeddingMetadata"].get("title"))
+        for n in neighbors
+    ]
     print_table(f"\n{asked}", ["id", ">distance", "title"], rows)
 
 
