@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from matching.errors import InvalidQuery, LikewiseError
+from matching.errors import InvalidQuery, LikewiseError, LimitExceeded
 from serving.error_codes import code_of, public_message
 from serving.metrics import Metrics
 from serving.query import Detail
@@ -39,7 +39,9 @@ class GrpcApi:
         self._recommender = recommender
         self._metrics = metrics
         self._request_deadline_s = settings.request_deadline_s
-        limit = max(settings.max_json_bytes, settings.max_image_bytes) + 64 * 1024  # a picture and what surrounds it
+        self._max_bytes = settings.max_json_bytes
+        self._max_search_bytes = settings.max_image_bytes + 64 * 1024  # a picture and what surrounds it
+        limit = max(self._max_bytes, self._max_search_bytes)
         self._server = grpc.aio.server(
             options=(
                 ("grpc.max_receive_message_length", limit),
@@ -117,6 +119,7 @@ class GrpcApi:
 
     def _behavior(self, kind: type[Any], work: Work) -> Callable[[bytes, Context], Awaitable[Message]]:
         """Surround a method with what every call has: deadline, request id, error code, metrics and the log line."""
+        max_bytes = self._max_search_bytes if kind is pb.SearchRequest else self._max_bytes
 
         async def behave(content: bytes, context: Context) -> Message:
             began = time.monotonic()
@@ -129,7 +132,7 @@ class GrpcApi:
             deadline = began + (limit if left is None else min(left, limit))
             code = "CANCELLED"
             try:
-                response = await work(_parsed(kind, content), record, deadline)
+                response = await work(_parsed(kind, content, max_bytes), record, deadline)
                 code = "OK"
                 return response
             except asyncio.CancelledError:
@@ -170,7 +173,9 @@ class GrpcApi:
         await self._server.stop(grace_s)
 
 
-def _parsed(kind: type[Any], content: bytes) -> Any:
+def _parsed(kind: type[Any], content: bytes, max_bytes: int) -> Any:
+    if len(content) > max_bytes:
+        raise LimitExceeded(f"[request] the message has {len(content):,} bytes; at most {max_bytes:,}; send less")
     try:
         return kind.FromString(content)
     except DecodeError:
