@@ -11,6 +11,8 @@ STAMP := $(VENV)/.ready
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 FAISS := $(if $(shell command -v nvidia-smi),gpu,cpu)
 NATIVE := $(shell find cpp_ext -name '*.cpp' -o -name '*.h' -o -name CMakeLists.txt)
+PACKAGES := cpp_ext matching embeddings index_builder serving lifecycle
+FILES := $(sort $(shell find $(PACKAGES) -name '*.py'))
 CPP := $(shell find cpp_ext tests/cpp -name '*.cpp' -o -name '*.h')
 SYSTEM := chromium chromium-driver
 
@@ -22,7 +24,13 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Likewise needs Python 3.10 or newer; run make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(STAMP): constraints.txt pyproject.toml $(NATIVE) | $(VENV)/bin/pip
+# an editable install knows the modules that there were: it is made again when one comes or goes
+$(VENV)/.files: FORCE | $(VENV)/bin/pip
+	@echo '$(FILES)' | cmp -s - $@ || echo '$(FILES)' > $@
+
+FORCE:
+
+$(STAMP): constraints.txt pyproject.toml $(NATIVE) $(VENV)/.files | $(VENV)/bin/pip
 	$(INSTALL) cmake nanobind ninja scikit-build-core
 	$(INSTALL) --no-build-isolation --editable ".[$(FAISS),encode,models,serve,dev]"
 	@touch $@

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embeddings import Content, EmbeddingCache, Encoder, FusedEncoder, ImageEncoder, TextEncoder, embed
-from index_builder.catalog import Catalog
+from index_builder.catalog.catalog import Catalog
+from index_builder.catalog.rejects import Reject, RejectCode, RejectsFile
+from index_builder.catalog.vector_files import VectorFiles
 from index_builder.draft import Built, Draft, SpaceDraft
 from index_builder.progress import Progress
-from index_builder.rejects import Reject, RejectCode, RejectsFile
 from index_builder.settings import BuildSettings
-from index_builder.vector_files import VectorFiles
 from matching.datapoint import Datapoint, Metric
 from matching.store import Store
 
@@ -236,7 +236,9 @@ class _CatalogBuild:
         done = 0
         for embedded, batch in zip(embed(contents, encoder, cache=self._cache), _batched(self._pictures(), _BATCH)):
             staged.append(embedded.vectors, _owners(batch)[embedded.positions])
-            self._rejects.add(self._refused(batch[failure.position][1], failure.reason) for failure in embedded.failures)
+            self._rejects.add(
+                self._refused(batch[failure.position][1], failure.reason) for failure in embedded.failures
+            )
             done += len(batch)
             self._progress.advance(done)
         if isinstance(encoder, ImageEncoder):

@@ -146,8 +146,8 @@ def _from_catalog(
     from embeddings import EmbeddingCache, ImageEncoder, PictureLimits, SentenceTransformerEncoder, TextEncoder
     from embeddings.encoder import Encoder
     from index_builder.build import CatalogEncoders, build_from_catalog
-    from index_builder.catalog import open_catalog
-    from index_builder.columns import ColumnMapping
+    from index_builder.catalog.catalog import open_catalog
+    from index_builder.catalog.columns import ColumnMapping
 
     encode = settings.encode
     limits = PictureLimits(max_bytes=encode.max_picture_bytes, max_pixels=encode.max_picture_pixels)
@@ -198,7 +198,7 @@ def _from_vectors(
     rejects: Path | None,
 ) -> Built:
     from index_builder.build import build_from_vectors
-    from index_builder.vector_files import open_vectors
+    from index_builder.catalog.vector_files import open_vectors
 
     files = open_vectors(vectors, metric=metric)
     return build_from_vectors(

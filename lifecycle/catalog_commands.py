@@ -10,10 +10,10 @@ import typer
 
 from embeddings.pictures import Framing, PictureDecoder, PictureLimits
 from embeddings.settings import EncodeSettings
-from index_builder.catalog import open_catalog
-from index_builder.catalog_report import check_catalog, render_summary
-from index_builder.columns import ColumnMapping
-from index_builder.rejects import RejectsFile
+from index_builder.catalog.catalog import open_catalog
+from index_builder.catalog.catalog_report import check_catalog, render_summary
+from index_builder.catalog.columns import ColumnMapping
+from index_builder.catalog.rejects import RejectsFile
 from lifecycle.settings import load_settings
 from lifecycle.terminal import err, out, print_json
 from lifecycle.version_commands import JsonOption
@@ -73,7 +73,7 @@ def sample(
 
     Example: `likewise catalog sample shop --products 500`
     """
-    from index_builder.sample import write_sample_shop
+    from index_builder.sample.shop import write_sample_shop
 
     err.print(f"drawing {products:,} products")
     path = write_sample_shop(directory, n_products=products, seed=seed)

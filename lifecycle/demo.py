@@ -68,7 +68,7 @@ def _catalog(directory: Path) -> Path:
         return catalog
     shop = directory / "shop"
     if not (shop / "products.parquet").is_file():
-        from index_builder.sample import write_sample_shop
+        from index_builder.sample.shop import write_sample_shop
 
         err.print(f"{DATA} is not set: drawing a sample shop in {shop}")
         drawn = directory / f"shop.{os.getpid()}"
@@ -78,13 +78,16 @@ def _catalog(directory: Path) -> Path:
 
 
 def _build(catalog: Path, store: Path) -> None:
-    from index_builder.catalog import open_catalog
+    from index_builder.catalog.catalog import open_catalog
 
     digest = open_catalog(catalog, images_dir=catalog.parent).digest
     if (store / "versions").is_dir():
         held = Store(store)
         built = held.manifest(ALIAS) if ALIAS in held.aliases() else None
-        if built and (built.source.get("digest"), built.code_version) == (digest, importlib.metadata.version("likewise")):
+        if built and (built.source.get("digest"), built.code_version) == (
+            digest,
+            importlib.metadata.version("likewise"),
+        ):
             err.print(f"{ALIAS} is built already: {held.resolve(ALIAS)}")
             return
     command = [

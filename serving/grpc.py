@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from matching.errors import InvalidQuery, LikewiseError, LimitExceeded
+from matching.errors import InvalidQuery, LikewiseError, LimitExceeded, Unavailable
 from serving.error_codes import code_of, public_message
 from serving.metrics import Metrics
 from serving.query import Detail
@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[bytes, Message]
 Work = Callable[[Any, RequestRecord, float], Awaitable[Message]]
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+_REFUSING_S: Final = 0.2
 _SERVICES: Final = ("likewise.v1.MatchService", "likewise.v1.SearchService")
 
 
@@ -39,6 +40,7 @@ class GrpcApi:
         self._recommender = recommender
         self._metrics = metrics
         self._request_deadline_s = settings.request_deadline_s
+        self._is_stopping = False
         self._max_bytes = settings.max_json_bytes
         self._max_search_bytes = settings.max_image_bytes + 64 * 1024  # a picture and what surrounds it
         limit = max(self._max_bytes, self._max_search_bytes)
@@ -132,6 +134,8 @@ class GrpcApi:
             deadline = began + (limit if left is None else min(left, limit))
             code = "CANCELLED"
             try:
+                if self._is_stopping:
+                    raise Unavailable("[serve] the service is shutting down; ask another replica")
                 response = await work(_parsed(kind, content, max_bytes), record, deadline)
                 code = "OK"
                 return response
@@ -170,6 +174,9 @@ class GrpcApi:
 
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls, let those under way finish for `grace_s` seconds."""
+        # Ourselves first, with UNAVAILABLE, which clients try elsewhere: grpcio says CANCELLED to a call that meets its stop.
+        self._is_stopping = True
+        await asyncio.sleep(_REFUSING_S)
         await self._server.stop(grace_s)
 
 

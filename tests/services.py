@@ -227,9 +227,9 @@ def text_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 def _text_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     from embeddings import EmbeddingCache, ImageEncoder, TextEncoder
     from index_builder.build import CatalogEncoders, build_from_catalog
-    from index_builder.catalog import open_catalog
+    from index_builder.catalog.catalog import open_catalog
     from index_builder.progress import Silent
-    from index_builder.sample import write_sample_shop
+    from index_builder.sample.shop import write_sample_shop
     from index_builder.settings import BuildSettings
     from matching.store import Store
 

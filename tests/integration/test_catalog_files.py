@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index_builder.catalog import Catalog, Product, open_catalog
-from index_builder.catalog_report import check_catalog, render_summary
-from index_builder.columns import ColumnMapping
-from index_builder.rejects import Reject, RejectCode, RejectsFile
+from index_builder.catalog.catalog import Catalog, Product, open_catalog
+from index_builder.catalog.catalog_report import check_catalog, render_summary
+from index_builder.catalog.columns import ColumnMapping
+from index_builder.catalog.rejects import Reject, RejectCode, RejectsFile
 from matching.errors import InvalidCatalog, InvalidContent, InvalidInput
 
 JPEG = b"\xff\xd8\xff\xe0 not looked into in here"
@@ -409,7 +409,7 @@ def test_check_sums_up_and_draws(tmp_path: Path, images: Path) -> None:
 
 _MEASURE = """
 import re, sys
-from index_builder.catalog import open_catalog
+from index_builder.catalog.catalog import open_catalog
 n = sum(len(batch.products) for batch in open_catalog(sys.argv[1]))
 print(n, re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 """

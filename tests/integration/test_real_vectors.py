@@ -28,7 +28,9 @@ def matrix(column: object) -> np.ndarray:
         pytest.param("ivfpq", "cosine", marks=pytest.mark.slow),
     ],
 )
-def test_glove_words_find_their_known_neighbors(data_dir: Path, make_version: MakeVersion, metric: Metric, plan: str) -> None:
+def test_glove_words_find_their_known_neighbors(
+    data_dir: Path, make_version: MakeVersion, metric: Metric, plan: str
+) -> None:
     folder = data_dir / "vectors" / "glove_twitter_25d"
     words = pq.read_table(folder / "vectors.parquet")
     vectors = matrix(words["vector"]).astype(np.float32)
@@ -42,4 +44,5 @@ def test_glove_words_find_their_known_neighbors(data_dir: Path, make_version: Ma
     kept = [len({int(n.datapoint_id) for n in a} & set(b.tolist())) / 10 for a, b in zip(found.neighbors, true)]
     floor = 0.999 if plan == "flat" else 0.94
     assert np.mean(kept) >= floor, (plan, found.plan, found.effort)
-    assert (version.spaces["vectors"].recall >= 0.95) and version.spaces["vectors"].plan_name == plan
+    assert version.spaces["vectors"].recall >= 0.95
+    assert version.spaces["vectors"].plan_name == plan

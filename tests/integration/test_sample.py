@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from index_builder.catalog import open_catalog
-from index_builder.sample import write_sample_shop
+from index_builder.catalog.catalog import open_catalog
+from index_builder.sample.shop import write_sample_shop
 from matching.errors import AlreadyExists, InvalidInput
 
 N = 120

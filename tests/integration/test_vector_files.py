@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index_builder.rejects import Reject
-from index_builder.vector_files import VectorBatch, VectorFiles, open_vectors
+from index_builder.catalog.rejects import Reject
+from index_builder.catalog.vector_files import VectorBatch, VectorFiles, open_vectors
 from matching.datapoint import Datapoint, NumericRestrict, Restrict
 from matching.errors import InvalidCatalog, InvalidInput
 

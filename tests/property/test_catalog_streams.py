@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index_builder.catalog import Product, open_catalog
-from index_builder.rejects import Reject
-from index_builder.vector_files import open_vectors
+from index_builder.catalog.catalog import Product, open_catalog
+from index_builder.catalog.rejects import Reject
+from index_builder.catalog.vector_files import open_vectors
 from matching.datapoint import Datapoint
 from matching.errors import InvalidCatalog
 

@@ -29,16 +29,16 @@ HOMES = {
     "uvicorn": {"serving/"},
     "grpc": {"serving/"},
     "prometheus_client": {"serving/metrics.py"},
-    "fastavro": {"index_builder/vector_files.py"},
+    "fastavro": {"index_builder/catalog/vector_files.py"},
     "typer": {"lifecycle/"},
-    "rich": {"lifecycle/", "index_builder/catalog_report.py"},
+    "rich": {"lifecycle/", "index_builder/catalog/catalog_report.py"},
     "pydantic_settings": {"lifecycle/settings.py"},
     "nanobind": set(),
 }
 READ_LATE = {
     "serving/http.py",
     "serving/grpc.py",
-    "index_builder/sample_pictures.py",
+    "index_builder/sample/pictures.py",
 }  # themselves imported where they are used
 LAZY = {"torch", "transformers", "sentence_transformers", "onnxruntime", "faiss", "fastapi", "grpc", "uvicorn", "PIL"}
 

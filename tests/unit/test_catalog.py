@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from index_builder.catalog import Product, _price_of_text
-from index_builder.columns import ColumnMapping
-from index_builder.facets import Facets, FacetSurvey
+from index_builder.catalog.catalog import Product, _price_of_text
+from index_builder.catalog.columns import ColumnMapping
+from index_builder.catalog.facets import Facets, FacetSurvey
 from matching.datapoint import NumericRestrict, Restrict
 from matching.errors import InvalidCatalog, InvalidInput
 

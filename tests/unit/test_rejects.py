@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from index_builder.rejects import Reject, RejectCode, RejectsFile
-from index_builder.seen_ids import SeenIds
+from index_builder.catalog.rejects import Reject, RejectCode, RejectsFile
+from index_builder.catalog.seen_ids import SeenIds
 from matching.errors import GateRefused, InvalidInput
 
 BAD_ROW = Reject("shop.csv", "line 3", "a1", RejectCode.MISSING_ID, "'id' is empty")

@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from index_builder.cells import NOT_TEXT, RefusedRow, arrow_cells, json_cell, json_object, shown
-from index_builder.columns import nearest
-from index_builder.data_file import DataFile, digest_of, part_files, sha256_of
-from index_builder.facets import Facets, FacetSurvey
-from index_builder.rejects import Reject, RejectCode
-from index_builder.seen_ids import SeenIds
-from index_builder.text_records import read_csv_records, read_lines
+from index_builder.catalog.cells import NOT_TEXT, RefusedRow, arrow_cells, json_cell, json_object, shown
+from index_builder.catalog.columns import nearest
+from index_builder.catalog.data_file import DataFile, digest_of, part_files, sha256_of
+from index_builder.catalog.facets import Facets, FacetSurvey
+from index_builder.catalog.rejects import Reject, RejectCode
+from index_builder.catalog.seen_ids import SeenIds
+from index_builder.catalog.text_records import read_csv_records, read_lines
 from matching.datapoint import Datapoint, Metric, NumericRestrict, NumericType, Restrict, SparseRows
 from matching.errors import InvalidCatalog, InvalidInput
 

@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from index_builder.cells import NOT_TEXT, RefusedRow, arrow_cells, json_cell, json_object, shown
-from index_builder.columns import ColumnMapping, nearest
-from index_builder.data_file import DataFile, digest_of, part_files, sha256_of
-from index_builder.facets import NOT_A_NUMBER, Facets, FacetSurvey
-from index_builder.picture_folder import PICTURE_TABLE, PictureFolder
-from index_builder.rejects import Reject, RejectCode
-from index_builder.seen_ids import SeenIds
-from index_builder.text_records import open_text, read_csv_records, read_lines
+from index_builder.catalog.cells import NOT_TEXT, RefusedRow, arrow_cells, json_cell, json_object, shown
+from index_builder.catalog.columns import ColumnMapping, nearest
+from index_builder.catalog.data_file import DataFile, digest_of, part_files, sha256_of
+from index_builder.catalog.facets import NOT_A_NUMBER, Facets, FacetSurvey
+from index_builder.catalog.picture_folder import PICTURE_TABLE, PictureFolder
+from index_builder.catalog.rejects import Reject, RejectCode
+from index_builder.catalog.seen_ids import SeenIds
+from index_builder.catalog.text_records import open_text, read_csv_records, read_lines
 from matching.datapoint import Datapoint, NumericRestrict, Restrict
 from matching.errors import InvalidCatalog, InvalidInput
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from index_builder.rejects import RejectCode
+from index_builder.catalog.rejects import RejectCode
 from matching.errors import InvalidCatalog
 
 MAX_LINE_BYTES = 16 << 20

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from matching.errors import AlreadyExists, InvalidInput, MissingExtra
 
 if TYPE_CHECKING:
-    from index_builder.sample_pictures import Rgb
+    from index_builder.sample.pictures import Rgb
 
 COLOURS: Mapping[str, Rgb] = {
     "brick red": (186, 74, 62),
@@ -327,7 +327,7 @@ def _products(rng: random.Random) -> Iterator[dict[str, Any]]:
 def _pictures(root: Path, products: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Draw the pictures, name them in their products and yield the rows of the picture table."""
     try:
-        from index_builder.sample_pictures import Look, draw
+        from index_builder.sample.pictures import Look, draw
     except ImportError as error:
         raise MissingExtra(
             "[sample] Pillow is not installed; it draws the pictures; pip install 'likewise[encode]'"

@@ -9,8 +9,8 @@ import math
 import re
 from typing import Any
 
-from index_builder.facets import NOT_A_NUMBER, NUMBER
-from index_builder.rejects import RejectCode
+from index_builder.catalog.facets import NOT_A_NUMBER, NUMBER
+from index_builder.catalog.rejects import RejectCode
 
 MAX_JSON_DEPTH = 32
 

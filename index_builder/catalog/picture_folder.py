@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from index_builder.rejects import RejectCode
+from index_builder.catalog.rejects import RejectCode
 from matching.errors import InvalidCatalog, InvalidContent
 
 PICTURE_TABLE = "images.parquet"

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from index_builder.catalog import Catalog, Decode, Product
-from index_builder.facets import MAX_COLUMNS
-from index_builder.rejects import Reject, RejectCode, RejectsFile
+from index_builder.catalog.catalog import Catalog, Decode, Product
+from index_builder.catalog.facets import MAX_COLUMNS
+from index_builder.catalog.rejects import Reject, RejectCode, RejectsFile
 from matching.errors import InvalidContent
 
 if TYPE_CHECKING:
