@@ -14,6 +14,7 @@ NATIVE := $(shell find cpp_ext -name '*.cpp' -o -name '*.h' -o -name CMakeLists.
 PACKAGES := cpp_ext matching embeddings index_builder serving lifecycle
 FILES := $(sort $(shell find $(PACKAGES) -name '*.py'))
 CPP := $(shell find cpp_ext tests/cpp -name '*.cpp' -o -name '*.h')
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 SYSTEM := chromium chromium-driver
 
 .PHONY: setup demo check test test-long bench format docs lock clean
