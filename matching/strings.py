@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,12 @@ class StringColumn:
 
     offsets: NDArray[np.int64]
     data: NDArray[np.uint8]
+    _ends: memoryview = field(init=False, repr=False, compare=False)  # a single element is read faster than from an array
+    _text: memoryview = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_ends", memoryview(np.ascontiguousarray(self.offsets)))
+        object.__setattr__(self, "_text", memoryview(np.ascontiguousarray(self.data)))
 
     @classmethod
     def pack(cls, values: Iterable[bytes]) -> StringColumn:
@@ -42,7 +48,7 @@ class StringColumn:
         return len(self.offsets) - 1
 
     def __getitem__(self, index: int) -> bytes:
-        return self.data[self.offsets[index] : self.offsets[index + 1]].tobytes()
+        return bytes(self._text[self._ends[index] : self._ends[index + 1]])
 
     def find(self, value: bytes) -> int:
         """Return the position of `value` in a column sorted by bytes, or -1."""

@@ -333,18 +333,18 @@ def check_queries(vectors: NDArray[np.float32], space: Space) -> NDArray[np.floa
         raise InvalidQuery(
             f"[search] queries of shape {list(queries.shape)} for space {space.name!r}; expected [q, {space.dim}] with q >= 1"
         )
-    if not np.isfinite(queries).all() or np.abs(queries).max() > MAX_MAGNITUDE:
+    norms = np.sqrt(np.einsum("qd,qd->q", queries, queries))  # not finite where a value is not
+    if not norms.max() <= MAX_MAGNITUDE:
         raise InvalidQuery(
-            f"[search] a query holds a value that is not finite or larger than {MAX_MAGNITUDE:g}; send finite numbers"
+            f"[search] a query holds a value that is not finite, or has a norm above {MAX_MAGNITUDE:g}; send finite numbers"
         )
     if space.metric != "cosine":
         return queries
-    norms = np.linalg.norm(queries, axis=1, keepdims=True)
     if norms.min() < MIN_NORM:
         raise InvalidQuery(
-            f"[search] a query of norm {norms.min():g} has no direction; cosine needs a norm of {MIN_NORM:g}"
+            f"[search] a query of norm {norms.min():g} has no direction; cosine needs a norm of {MIN_NORM:g} or more"
         )
-    return cast(NDArray[np.float32], queries / norms)
+    return cast(NDArray[np.float32], queries / norms[:, None])
 
 
 def check_knobs(k: int, crowding_cap: int, effort: int | None, recall_target: float | None) -> None:
