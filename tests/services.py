@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import subprocess
 import sys
@@ -90,6 +89,7 @@ class Service:
         raise AssertionError(f"no line of {request_id}")
 
 
+_SHOPS: dict[str, Shop] = {}
 Start = Callable[..., contextlib.AbstractContextManager[Service]]
 
 
@@ -172,7 +172,7 @@ def vector_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 @pytest.fixture(scope="session")
 def graph_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """A version of 20,000 clustered vectors of 64 numbers in an HNSW graph: enough that the graph beats a scan."""
+    """A version of 12,000 clustered vectors of 64 numbers in an HNSW graph: enough that the graph beats a scan."""
     from index_builder.draft import Draft
     from index_builder.progress import Silent
     from index_builder.settings import BuildSettings
@@ -181,7 +181,7 @@ def graph_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
     folder = tmp_path_factory.mktemp("graph-shop")
     rng = np.random.default_rng(8)
-    n = 20_000
+    n = 12_000
     vectors = rng.normal(size=(200, 64))[rng.integers(200, size=n)] + rng.normal(size=(n, 64)) * 0.6
     settings = BuildSettings(plan="hnsw", threads=1, links=8, ef_construction=60)
     draft = Draft(Store(folder / "store", create=True), settings, Silent())
@@ -220,10 +220,11 @@ def _png() -> bytes:
 @pytest.fixture(scope="session")
 def text_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """A small drawn shop, built through the real encoders: words, pictures and both."""
-    return _text_shop(tmp_path_factory)
+    if "text" not in _SHOPS:  # the fixture is known to several folders, and would be built in each
+        _SHOPS["text"] = _text_shop(tmp_path_factory)
+    return _SHOPS["text"]
 
 
-@functools.cache  # the fixture is known to several folders, and would be built in each
 def _text_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     from embeddings import EmbeddingCache, ImageEncoder, TextEncoder
     from index_builder.build import CatalogEncoders, build_from_catalog

@@ -578,7 +578,7 @@ def test_serving_leaves_training_libraries_alone() -> None:
 
 def test_the_graph_is_searched_with_the_effort_asked_and_says_so(graph_shop: Shop, start_service: Start) -> None:
     version = Store(graph_shop.store).open(graph_shop.name)
-    sample = version.vectors([version.columns.datapoint_id(row) for row in range(0, 20_000, 1000)], "vectors")
+    sample = version.vectors([version.columns.datapoint_id(row) for row in range(0, 12_000, 600)], "vectors")
     vectors = np.concatenate(sample) + np.float32(0.1)
     with start_service(graph_shop) as service:
         service.wait_until_ready()
