@@ -24,9 +24,9 @@ from matching.datapoint import Metric
 from matching.encoder_spec import EncoderSpec
 from matching.errors import GateRefused, InvalidCatalog
 from matching.faiss_index import FaissIndex, HnswParams, load_faiss
-from matching.manifest import EncoderEntry, Manifest, Recall, ShardEntry, SpaceEntry
+from matching.manifest import EncoderEntry, Manifest, Recall, ShardEntry, SpaceEntry, seal
 from matching.space import Shard, Space
-from matching.store import Store, seal
+from matching.store import Store
 from matching.version import open_space
 
 _COLUMNS_FILE = "columns"

@@ -18,6 +18,7 @@ from matching.errors import CorruptArtifact
 
 FORMAT = 1
 FILE_NAME = "manifest.json"
+_COPY_BYTES = 1 << 20
 PlanName = Literal["flat", "hnsw", "ivfpq"]
 
 
@@ -184,3 +185,12 @@ def _parse_space(raw: dict[str, object]) -> SpaceEntry:
         "encoder": None if raw["encoder"] is None else EncoderEntry(**cast(dict[str, object], raw["encoder"])),  # type: ignore[arg-type]
     }
     return SpaceEntry(**(raw | nested))  # type: ignore[arg-type]
+
+
+def seal(file: Path) -> SealedFile:
+    """Return length and SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with file.open("rb") as source:
+        while block := source.read(_COPY_BYTES):
+            digest.update(block)
+    return SealedFile(file.stat().st_size, digest.hexdigest())

@@ -24,11 +24,10 @@ from typing import IO
 
 import cpp_ext
 from matching.errors import AlreadyExists, CorruptArtifact, InvalidInput, NotFound
-from matching.manifest import FILE_NAME, Manifest, SealedFile, read_manifest
+from matching.manifest import FILE_NAME, Manifest, read_manifest, seal
 from matching.version import IndexVersion
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
-_COPY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,15 +251,6 @@ def check_name(name: str) -> None:
         raise InvalidInput(
             f"[store] {name!r} cannot be a name; use 1 to 128 of a-z, 0-9, '.', '_' and '-', a letter or digit first"
         )
-
-
-def seal(file: Path) -> SealedFile:
-    """Return length and SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with file.open("rb") as source:
-        while block := source.read(_COPY_BYTES):
-            digest.update(block)
-    return SealedFile(file.stat().st_size, digest.hexdigest())
 
 
 def fsync_directory(directory: Path) -> None:

@@ -24,8 +24,8 @@ class StringColumn:
     _text: memoryview = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_ends", memoryview(np.ascontiguousarray(self.offsets)))
-        object.__setattr__(self, "_text", memoryview(np.ascontiguousarray(self.data)))
+        object.__setattr__(self, "_ends", np.ascontiguousarray(self.offsets).data)
+        object.__setattr__(self, "_text", np.ascontiguousarray(self.data).data)
 
     @classmethod
     def pack(cls, values: Iterable[bytes]) -> StringColumn:

@@ -17,7 +17,7 @@ from matching.datapoint import Datapoint, Filter, Neighbor, NumericType, SparseR
 from matching.encoder_spec import EncoderSpec
 from matching.errors import CorruptArtifact, InvalidQuery, NotFound
 from matching.faiss_index import FaissIndex
-from matching.manifest import FILE_NAME, Manifest, ShardEntry, SpaceEntry, read_manifest
+from matching.manifest import FILE_NAME, Manifest, ShardEntry, SpaceEntry, read_manifest, seal
 from matching.space import Bitmap, Plan, Shard, Space, SparseIndex
 
 MAX_K = 10_000
@@ -72,6 +72,10 @@ class IndexVersion:
                 raise CorruptArtifact(
                     f"[open] version {directory.name}: {name} {'is missing' if size < 0 else f'has {size:,} bytes'}, "
                     f"{sealed.n_bytes:,} were sealed; restore the version or build again"
+                )
+            if verify and name not in _containers(manifest) and seal(file) != sealed:
+                raise CorruptArtifact(
+                    f"[open] version {directory.name}: {name} is not what was sealed; restore the version or build again"
                 )
         columns = Columns.open(directory / manifest.columns, verify=verify)
         if len(columns) != manifest.n_datapoints:
@@ -274,6 +278,17 @@ class IndexVersion:
             for of_query, at in zip(rows, distances)
         )
         return SearchResult(neighbors, plan.kind, plan.effort, n_matching, n_scanned, self.version_id)
+
+
+def _containers(manifest: Manifest) -> set[str]:
+    """Return the files that are checked block by block when they are mapped."""
+    names = {manifest.columns}
+    for space in manifest.spaces:
+        arrays = None if space.encoder is None else space.encoder.arrays
+        names.update(name for name in (space.sparse, arrays) if name is not None)
+        for shard in space.shards:
+            names.update(name for name in (shard.vectors, shard.faiss) if name is not None)
+    return names
 
 
 def open_space(directory: Path, entry: SpaceEntry, n_rows: int, *, verify: bool) -> Space:
