@@ -54,7 +54,8 @@ test-long: setup
 	$(BIN)/pytest -q -m "not gpu"
 
 bench: setup
-	for script in benchmarks/*.py; do case $$script in */harness.py) ;; *) echo "== $$script"; $(BIN)/python $$script || exit 1;; esac; done
+	for script in benchmarks/*.py; do case $$script in */harness.py|*/render.py) ;; *) echo "== $$script"; $(BIN)/python $$script || exit 1;; esac; done
+	$(BIN)/python benchmarks/render.py
 
 format: setup
 	$(BIN)/ruff format .
