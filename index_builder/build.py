@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
@@ -38,6 +39,7 @@ class _Counted(Protocol):
 _Batch = TypeVar("_Batch", bound=_Counted)
 _BATCH = 256
 _FIT_ROWS = 50_000
+_EVEN = 0.5  # dense and sparse weigh the same where nobody has said otherwise
 _REJECTS_FILE = "rejects.jsonl"
 
 
@@ -77,16 +79,13 @@ def build_from_catalog(
         GateRefused: too many rejects, or a space missed its recall floor.
         InvalidCatalog: the catalogue cannot be read, or nothing of it is left.
     """
-    draft = Draft(store, settings, progress)
-    try:
-        with RejectsFile(draft.work / _REJECTS_FILE, max_reject_frac=settings.max_reject_frac) as rejects:
-            work = _CatalogBuild(draft, catalog, encoders, cache, settings, progress, rejects)
-            work.stage_items()
-            work.embed_texts()
-            work.embed_pictures()
-            work.fuse()
-            work.keep_datapoints()
-            rejects.check()
+    with _drafting(store, settings, progress, rejects_path) as (draft, rejects):
+        work = _CatalogBuild(draft, catalog, encoders, cache, settings, progress, rejects)
+        work.stage_items()
+        work.embed_texts()
+        work.embed_pictures()
+        work.fuse()
+        work.keep_datapoints()
         source = {
             "kind": "catalog",
             "path": str(catalog.path),
@@ -94,16 +93,8 @@ def build_from_catalog(
             "files": [{"name": f.name, "n_bytes": f.n_bytes, "sha256": f.sha256} for f in catalog.files],
             "images_dir": None if catalog.pictures is None else str(catalog.pictures.root.resolve()),
             "pictures_digest": work.pictures_digest.hexdigest(),
-            "n_rows": rejects.n_rows,
-            "n_rejected_rows": rejects.n_rejected_rows,
-            "n_pictures": rejects.n_pictures,
-            "n_rejected_pictures": rejects.n_rejected_pictures,
         }
-        return draft.finish(source=source, parent=parent)
-    except BaseException:
-        _save_rejects(draft.work, rejects_path)
-        draft.abandon()
-        raise
+        return _finished(draft, rejects, source, parent)
 
 
 def build_from_vectors(
@@ -127,37 +118,58 @@ def build_from_vectors(
         GateRefused: too many rejects, or the space missed its recall floor.
         InvalidCatalog: the files cannot be read, or nothing of them is left.
     """
-    draft = Draft(store, settings, progress)
-    try:
-        with RejectsFile(draft.work / _REJECTS_FILE, max_reject_frac=settings.max_reject_frac) as rejects:
-            space = draft.new_space("vectors", files.dim, space_id=space_id or files.digest, metric=metric)
-            start = time.monotonic()
-            for batch in _reported(files, progress, "read vectors"):
-                rejects.add(batch.rejects, n_rows=batch.n_rows)
-                first = len(draft.columns)
-                owners = np.arange(first, first + len(batch.datapoints))
-                for datapoint in batch.datapoints:
-                    draft.columns.add(datapoint)
-                space.vectors.append(_unit(batch.vectors) if metric == "cosine" else batch.vectors, owners)
-                if batch.sparse is not None:
-                    (space.sparse or draft.new_sparse(space)).append(batch.sparse, owners)
-            draft.seconds["read"] = time.monotonic() - start
-            if space.sparse is not None:
-                space.alpha = 0.5
-            rejects.check()
+    with _drafting(store, settings, progress, rejects_path) as (draft, rejects):
+        space = draft.new_space("vectors", files.dim, space_id=space_id or files.digest, metric=metric)
+        start = time.monotonic()
+        for batch in _reported(files, progress, "read vectors"):
+            rejects.add(batch.rejects, n_rows=batch.n_rows)
+            first = len(draft.columns)
+            owners = np.arange(first, first + len(batch.datapoints))
+            for datapoint in batch.datapoints:
+                draft.columns.add(datapoint)
+            space.vectors.append(_unit(batch.vectors) if metric == "cosine" else batch.vectors, owners)
+            if batch.sparse is not None:
+                (space.sparse or draft.new_sparse(space)).append(batch.sparse, owners)
+        draft.seconds["read"] = time.monotonic() - start
+        if space.sparse is not None:
+            space.alpha = _EVEN
         source = {
             "kind": "vectors",
             "path": str(files.path),
             "digest": files.digest,
             "files": [{"name": f.name, "n_bytes": f.n_bytes, "sha256": f.sha256} for f in files.files],
-            "n_rows": rejects.n_rows,
-            "n_rejected_rows": rejects.n_rejected_rows,
         }
-        return draft.finish(source=source, parent=parent)
+        return _finished(draft, rejects, source, parent)
+
+
+@contextlib.contextmanager
+def _drafting(
+    store: Store, settings: BuildSettings, progress: Progress, rejects_path: Path | None
+) -> Iterator[tuple[Draft, RejectsFile]]:
+    """Start a draft with its list of rejects; whatever goes wrong, nothing stays but the list, where the caller wants it."""
+    draft = Draft(store, settings, progress)
+    held = draft.work / _REJECTS_FILE
+    try:
+        with RejectsFile(held, max_reject_frac=settings.max_reject_frac) as rejects:
+            yield draft, rejects
     except BaseException:
-        _save_rejects(draft.work, rejects_path)
+        if rejects_path is not None and held.is_file():
+            rejects_path.parent.mkdir(parents=True, exist_ok=True)
+            rejects_path.write_bytes(held.read_bytes())
         draft.abandon()
         raise
+
+
+def _finished(draft: Draft, rejects: RejectsFile, source: Mapping[str, object], parent: str | None) -> Built:
+    rejects.check()
+    rejects.close()
+    counts = {
+        "n_rows": rejects.n_rows,
+        "n_rejected_rows": rejects.n_rejected_rows,
+        "n_pictures": rejects.n_pictures,
+        "n_rejected_pictures": rejects.n_rejected_pictures,
+    }
+    return draft.finish(source={**source, **counts}, parent=parent)
 
 
 class _CatalogBuild:
@@ -358,11 +370,3 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     norms[norms == 0] = 1  # what has no direction stays zero
     return np.asarray(vectors / norms, np.float32)
-
-
-def _save_rejects(work: Path, target: Path | None) -> None:
-    """Keep the list of rejects of a build that failed, where the caller wants it."""
-    held = work / _REJECTS_FILE
-    if target is not None and held.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(held.read_bytes())
