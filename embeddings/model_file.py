@@ -7,7 +7,6 @@ temporary name and renamed, so it is whole or absent. Exporting happens in a pro
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import logging
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from matching.errors import CorruptArtifact, MissingExtra, SpaceMismatch
+from matching.files import sha256_of, sync
 
 _log = logging.getLogger(__name__)
 _EXPORT_LIMIT_S = 900
@@ -110,15 +110,6 @@ def check_weights(model: PackagedModel, weights_sha256: object) -> None:
         )
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file as hex digits, read in blocks."""
-    with path.open("rb") as stream:
-        sha = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()
-
-
 def packaged(model: PackagedModel) -> Path:
     """Return the folder of the package that brings a model, without importing it.
 
@@ -188,14 +179,14 @@ def _export(model: PackagedModel, folder: Path) -> None:
         }
         (staging / "model.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
         for file in staging.iterdir():
-            _sync(file)
+            sync(file)
         staging.chmod(0o755)
         try:
             staging.rename(folder)
         except OSError:
             if not folder.is_dir():  # another process was first, and its export is as good
                 raise
-        _sync(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -225,11 +216,3 @@ def _run_export(model: PackagedModel, package: Path, staging: Path) -> dict[str,
         )
     measured: dict[str, object] = json.loads(done.stdout.strip().splitlines()[-1])
     return measured
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

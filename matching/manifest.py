@@ -15,10 +15,10 @@ from typing import Literal, cast
 
 from matching.datapoint import Metric
 from matching.errors import CorruptArtifact
+from matching.files import sha256_of
 
 FORMAT = 1
 FILE_NAME = "manifest.json"
-_COPY_BYTES = 1 << 20
 PlanName = Literal["flat", "hnsw", "ivfpq"]
 
 
@@ -189,8 +189,4 @@ def _parse_space(raw: dict[str, object]) -> SpaceEntry:
 
 def seal(file: Path) -> SealedFile:
     """Return length and SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with file.open("rb") as source:
-        while block := source.read(_COPY_BYTES):
-            digest.update(block)
-    return SealedFile(file.stat().st_size, digest.hexdigest())
+    return SealedFile(file.stat().st_size, sha256_of(file))

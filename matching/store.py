@@ -24,6 +24,7 @@ from typing import IO
 
 import cpp_ext
 from matching.errors import AlreadyExists, CorruptArtifact, InvalidInput, NotFound
+from matching.files import sync
 from matching.manifest import FILE_NAME, Manifest, read_manifest, seal
 from matching.version import IndexVersion
 
@@ -168,7 +169,7 @@ class Store:
                 out.write(_line_checksum(content) + b" " + content + b"\n")
                 out.flush()
                 os.fsync(out.fileno())
-            fsync_directory(file.parent)
+            sync(file.parent)
         return move
 
     def new_work(self, build_id: str) -> Path:
@@ -224,12 +225,12 @@ class Store:
             file.flush()
             os.fsync(file.fileno())
         for directory in sorted({file.parent for file in work.rglob("*")}, reverse=True):
-            fsync_directory(directory)
+            sync(directory)
         stamp = manifest.created_at[:19].replace("-", "").replace(":", "").replace("T", "-")
         version_id = f"{stamp}-{hashlib.sha256(content).hexdigest()[:16]}"
         target = self.path / part / version_id
         work.rename(target)
-        fsync_directory(target.parent)
+        sync(target.parent)
         self._unlock(work)
         return version_id
 
@@ -251,15 +252,6 @@ def check_name(name: str) -> None:
         raise InvalidInput(
             f"[store] {name!r} cannot be a name; use 1 to 128 of a-z, 0-9, '.', '_' and '-', a letter or digit first"
         )
-
-
-def fsync_directory(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _lock_of(work: Path) -> Path:

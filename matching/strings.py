@@ -20,7 +20,9 @@ class StringColumn:
 
     offsets: NDArray[np.int64]
     data: NDArray[np.uint8]
-    _ends: memoryview = field(init=False, repr=False, compare=False)  # a single element is read faster than from an array
+    _ends: memoryview = field(
+        init=False, repr=False, compare=False
+    )  # a single element is read faster than from an array
     _text: memoryview = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

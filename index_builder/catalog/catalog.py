@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from index_builder.catalog.cells import NOT_TEXT, RefusedRow, arrow_cells, json_cell, json_object, shown
 from index_builder.catalog.columns import ColumnMapping, nearest
-from index_builder.catalog.data_file import DataFile, digest_of, part_files, sha256_of
+from index_builder.catalog.data_file import DataFile, digest_of, part_files
 from index_builder.catalog.facets import NOT_A_NUMBER, Facets, FacetSurvey
 from index_builder.catalog.picture_folder import PICTURE_TABLE, PictureFolder
 from index_builder.catalog.rejects import Reject, RejectCode
@@ -226,10 +226,9 @@ class Catalog:
     @functools.cached_property
     def files(self) -> tuple[DataFile, ...]:
         """The files that are read, with their digests: the catalogue's, then the picture table."""
-        read = [DataFile(source.path.name, source.n_bytes, sha256_of(source.path)) for source in self._sources]
+        read = [DataFile.of(source.path) for source in self._sources]
         if self.pictures is not None and self.pictures.table.is_file():
-            table = self.pictures.table
-            read.append(DataFile(table.name, table.stat().st_size, sha256_of(table)))
+            read.append(DataFile.of(self.pictures.table))
         return tuple(read)
 
     @property

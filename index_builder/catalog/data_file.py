@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matching.errors import InvalidCatalog
+from matching.files import sha256_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,18 @@ class DataFile:
     name: str
     n_bytes: int
     sha256: str
+
+    @classmethod
+    def of(cls, path: Path, name: str | None = None) -> DataFile:
+        """Digest the file at `path`, under its own name or another one.
+
+        Raises:
+            InvalidCatalog: it cannot be read.
+        """
+        try:
+            return cls(name or path.name, path.stat().st_size, sha256_of(path))
+        except OSError as error:
+            raise InvalidCatalog(f"[read] {path} cannot be read: {error}; expected a readable file") from error
 
 
 def part_files(path: Path, suffixes: Collection[str], *, skip: Collection[str] = ()) -> list[Path]:
@@ -40,22 +53,6 @@ def part_files(path: Path, suffixes: Collection[str], *, skip: Collection[str] =
     if not parts:
         raise InvalidCatalog(f"[read] {path} holds no data; expected files that end in {', '.join(sorted(suffixes))}")
     return parts
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes in hex.
-
-    Raises:
-        InvalidCatalog: it cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise InvalidCatalog(f"[read] {path} cannot be read: {error}; expected a readable file") from error
-    return digest.hexdigest()
 
 
 def digest_of(files: Sequence[DataFile]) -> str:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from index_builder.catalog.cells import NOT_TEXT, RefusedRow, arrow_cells, json_cell, json_object, shown
 from index_builder.catalog.columns import nearest
-from index_builder.catalog.data_file import DataFile, digest_of, part_files, sha256_of
+from index_builder.catalog.data_file import DataFile, digest_of, part_files
 from index_builder.catalog.facets import Facets, FacetSurvey
 from index_builder.catalog.rejects import Reject, RejectCode
 from index_builder.catalog.seen_ids import SeenIds
@@ -162,7 +162,7 @@ class VectorFiles:
         """The files that are read, with their digests."""
         extra = [ids for part in self._parts if part.suffix == ".npy" and (ids := _ids_file(part)) is not None]
         read = [*self._parts, *extra, *self._deletes]
-        return tuple(DataFile(self._name(part), part.stat().st_size, sha256_of(part)) for part in read)
+        return tuple(DataFile.of(part, self._name(part)) for part in read)
 
     @property
     def digest(self) -> str:

@@ -186,12 +186,24 @@ def test_mistakes_are_explained(
 def test_rejects_stay_with_their_version_and_are_sealed_too(tmp_path: Path) -> None:
     (tmp_path / "some.csv").write_text("id,title\n1,a lamp\n,without an id\n2,a chair\n")
     store = tmp_path / "store"
-    arguments = ("build", "--catalog", tmp_path / "some.csv", "--store", store, "--name", "x", "--max-reject-frac", "0.5")
+    arguments = (
+        "build",
+        "--catalog",
+        tmp_path / "some.csv",
+        "--store",
+        store,
+        "--name",
+        "x",
+        "--max-reject-frac",
+        "0.5",
+    )
     version = likewise(*arguments)["version"]
     rejects = store / "versions" / version / "rejects.jsonl"
     assert json.loads(rejects.read_text())["code"] == "MISSING_ID"
     rejects.write_text(rejects.read_text().replace("line 3", "line 4"))
-    assert "rejects.jsonl is not what was sealed" in likewise("search", "--store", store, "--name", "x", "--text", "a", status=3)
+    assert "rejects.jsonl is not what was sealed" in likewise(
+        "search", "--store", store, "--name", "x", "--text", "a", status=3
+    )
 
 
 def test_damaged_version_is_a_fault(store: Path, tmp_path: Path) -> None:
