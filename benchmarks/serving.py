@@ -31,7 +31,8 @@ _SERVE = """
 import sys
 from pathlib import Path
 from matching.store import Store
-from serving import ServingSettings, serve
+from serving import ServingSettings
+from serving.server import serve
 serve(Store(Path(sys.argv[1])), sys.argv[2], settings=ServingSettings(), http_port=0, grpc_port=0, as_json=True)
 """
 

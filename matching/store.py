@@ -161,7 +161,7 @@ class Store:
         file = self._alias_file(alias)
         with _locked(file.with_suffix(".lock")):
             old = self.history(alias)[-1].new if file.is_file() and file.stat().st_size else None
-            move = AliasMove(_now(), by or getpass.getuser(), old, target, why)
+            move = AliasMove(_now(), by or _user(), old, target, why)
             content = json.dumps(asdict(move), ensure_ascii=False, sort_keys=True).encode()
             with file.open("ab") as out:
                 torn = _torn_bytes(file)
@@ -272,6 +272,13 @@ def _torn_bytes(file: Path) -> int:
 
 def _line_checksum(content: bytes) -> bytes:
     return b"%08x" % int(cpp_ext.crc32c(content or b"\0", max(len(content), 1))[0])
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}"
 
 
 def _now() -> str:

@@ -1,7 +1,8 @@
-"""Online: use cases over one index version, HTTP and gRPC in front of them, and a page."""
+"""Online: use cases over one index version, HTTP and gRPC in front of them, and a page.
 
-from serving.recommender import Recommender, Snapshot
-from serving.server import serve
+What serves needs the extra `serve`; the settings do not, so that a machine that only builds can read them.
+"""
+
 from serving.settings import ServingSettings
 
-__all__ = ["Recommender", "ServingSettings", "Snapshot", "serve"]
+__all__ = ["ServingSettings"]

@@ -23,7 +23,8 @@ _SERVE = """
 import json, sys
 from pathlib import Path
 from matching.store import Store
-from serving import ServingSettings, serve
+from serving import ServingSettings
+from serving.server import serve
 asked = json.loads(sys.argv[1])
 serve(Store(Path(asked["store"])), asked["name"], settings=ServingSettings(**asked["settings"]), http_port=0, grpc_port=0,
       as_json=True)
