@@ -63,6 +63,22 @@ def recall(found: NDArray[np.int64], true: NDArray[np.integer], k: int = 10) -> 
     return float(np.mean([len(set(f[:k].tolist()) & set(t[:k].tolist())) / k for f, t in zip(found, true)]))
 
 
+def reset_peak() -> float:
+    """Forget the peak of this process's resident memory; return what is resident now, in MiB. Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status_mib("VmRSS")
+
+
+def peak_mib() -> float:
+    """Return the peak of this process's resident memory since `reset_peak`, in MiB."""
+    return _status_mib("VmHWM")
+
+
+def _status_mib(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
+
+
 def machine() -> dict[str, object]:
     """Say what was measured on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []

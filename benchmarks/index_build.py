@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import shutil
 import tempfile
 import time
@@ -30,7 +29,7 @@ def likewise(n: int, threads: int, sender: Any) -> None:
     from matching.store import Store
 
     base, queries = harness.package_summaries(n)
-    at_rest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    at_rest = harness.reset_peak()
     directory = Path(tempfile.mkdtemp())
     start, cpu = time.perf_counter(), time.process_time()
     store = Store(directory, create=True)
@@ -66,7 +65,7 @@ def likewise(n: int, threads: int, sender: Any) -> None:
             "measure_s": built.seconds["vectors measure"],
             "whole_s": whole,
             "whole_cpu_s": whole_cpu,
-            "peak_mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - at_rest) / 1024,
+            "peak_mib": harness.peak_mib() - at_rest,
             "stored_mib": sum(f.n_bytes for f in built.manifest.files.values()) / 2**20,
         }
     )
@@ -78,7 +77,7 @@ def faiss_hnsw(n: int, threads: int, sender: Any) -> None:
     import faiss
 
     base, _ = harness.package_summaries(n)
-    at_rest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    at_rest = harness.reset_peak()
     faiss.omp_set_num_threads(threads)
     start, cpu = time.perf_counter(), time.process_time()
     index = faiss.IndexHNSWFlat(base.shape[1], 16, faiss.METRIC_INNER_PRODUCT)
@@ -88,7 +87,7 @@ def faiss_hnsw(n: int, threads: int, sender: Any) -> None:
         {
             "build_s": time.perf_counter() - start,
             "index_cpu_s": time.process_time() - cpu,
-            "peak_mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - at_rest) / 1024,
+            "peak_mib": harness.peak_mib() - at_rest,
         }
     )
 

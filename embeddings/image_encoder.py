@@ -35,7 +35,7 @@ class ImageEncoder:
     the catalogue's mean, turned onto its 512 strongest principal axes, each divided by variance ** 0.35. Thread-compatible.
 
     Args:
-        model_dir: where exported models lie, `default_model_dir()` when None.
+        model_dir: where exported models lie, `DEFAULT_MODEL_DIR` when None.
         n_threads: threads of one run.
         n_workers: processes that decode.
         limits: what one picture may cost.

@@ -29,7 +29,7 @@ def load_encoder(
 
     Args:
         spec: what `Encoder.spec` returned.
-        model_dir: where exported models lie, `default_model_dir()` when None.
+        model_dir: where exported models lie, `DEFAULT_MODEL_DIR` when None.
         n_threads: threads of one run.
         n_workers: processes that decode pictures.
         limits: what one picture may cost.

@@ -68,18 +68,15 @@ EFFICIENTNET_LITE0 = PackagedModel(
 )
 
 
+DEFAULT_MODEL_DIR = Path("~/.cache/likewise/models")
+
+
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
     """A model on disk whose bytes were checked: the graph, and for texts the tokenizer."""
 
     onnx: Path
     tokenizer: Path | None
-
-
-def default_model_dir() -> Path:
-    """Return LIKEWISE__ENCODE__MODEL_DIR where it is set, else ~/.cache/likewise/models."""
-    named = os.environ.get("LIKEWISE__ENCODE__MODEL_DIR")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "likewise" / "models"
 
 
 def ensure_model(model: PackagedModel, model_dir: Path | None = None) -> ModelFiles:
@@ -90,7 +87,7 @@ def ensure_model(model: PackagedModel, model_dir: Path | None = None) -> ModelFi
             or the export strays from torch.
         MissingExtra: the model must be exported and a package for that is not installed.
     """
-    directory = model_dir or default_model_dir()
+    directory = (model_dir or DEFAULT_MODEL_DIR).expanduser()
     folder = directory / f"{model.name}-{model.weights_sha256[:12]}"
     if not folder.is_dir():
         _export(model, folder)

@@ -6,13 +6,15 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from embeddings.model_file import DEFAULT_MODEL_DIR
+
 
 class EncodeSettings(BaseModel):
     """The `encode` section of the settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model_dir: Path = Field(default=Path("~/.cache/likewise/models"), description="where exported models are kept")
+    model_dir: Path = Field(default=DEFAULT_MODEL_DIR, description="where exported models are kept")
     cache: Path | None = Field(
         default=None, description="file of the embedding cache; STORE/embeddings.sqlite where not set"
     )

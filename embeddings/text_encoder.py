@@ -38,7 +38,7 @@ class TextEncoder:
     fitting; `sparse` needs `fit`. Texts beyond `max_tokens` word pieces are cut. Thread-compatible.
 
     Args:
-        model_dir: where exported models lie, `default_model_dir()` when None.
+        model_dir: where exported models lie, `DEFAULT_MODEL_DIR` when None.
         n_threads: threads of one run.
         max_tokens: 3 to 512 word pieces, the two marks of begin and end included.
         alpha: share of the dense side, 0 to 1.

@@ -153,7 +153,7 @@ def _from_catalog(
     limits = PictureLimits(max_bytes=encode.max_picture_bytes, max_pixels=encode.max_picture_pixels)
     mapping = None if columns is None else ColumnMapping.parse(columns)
     opened = open_catalog(catalog, columns=mapping, images_dir=images, max_picture_bytes=encode.max_picture_bytes)
-    model_dir = encode.model_dir.expanduser()
+    model_dir = encode.model_dir
     progress.begin("load encoders", None)
     text: Encoder
     image: Encoder | None = None

@@ -114,9 +114,7 @@ def _encoded(
             "ask with --vector or --id"
         )
     content = Content(text=text) if image is None else Content(image=_read(image))
-    with contextlib.closing(
-        load_encoder(spec, model_dir=settings.model_dir.expanduser(), n_threads=settings.threads)
-    ) as encoder:
+    with contextlib.closing(load_encoder(spec, model_dir=settings.model_dir, n_threads=settings.threads)) as encoder:
         sparse = encoder.sparse([text]) if isinstance(encoder, TextEncoder) and text is not None else None
         return encoder.encode([content]), sparse
 

