@@ -143,20 +143,13 @@ class _Band:
         found: dict[float, OperatingPoint] = {}
         for effort in efforts:
             open_targets = [t for t in targets if t not in found]
-            if not open_targets:
+            if not open_targets or self._is_scan_quicker(effort):
                 break
             recall = self.recall(effort)
             for target in open_targets:
                 if recall.low >= target:
-                    chosen = None if self._is_scan_quicker(effort) else effort
-                    found[target] = OperatingPoint(
-                        target,
-                        self._k,
-                        self._selectivity,
-                        chosen,
-                        round(recall.mean if chosen else 1.0, 4),
-                        round(recall.low if chosen else 1.0, 4),
-                    )
+                    reached = round(recall.mean, 4), round(recall.low, 4)
+                    found[target] = OperatingPoint(target, self._k, self._selectivity, effort, *reached)
         return [found.get(t, OperatingPoint(t, self._k, self._selectivity, None, 1.0, 1.0)) for t in targets]
 
     def exact_below(self, effort: int) -> int:
