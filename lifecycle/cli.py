@@ -74,4 +74,7 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         err.print(f"[system] {error}", style="red", markup=False)
         return FAULT
+    except Exception:  # a fault of ours: told whole, and never taken for a refusal
+        err.print_exception()
+        return FAULT
     return status if isinstance(status, int) else DONE

@@ -69,11 +69,9 @@ def show_version(name: NameArgument, store: StoreOption, as_json: JsonOption = F
     out.print(
         f"[bold]{version_id}[/] created {manifest.created_at}, seed {manifest.seed}, parent {manifest.parent or 'none'}"
     )
-    out.print(f"source {manifest.source.get('path')}, {manifest.source.get('digest')}", markup=False)
-    out.print(
-        f"{manifest.n_datapoints:,} datapoints of {manifest.source.get('n_rows'):,} rows, "
-        f"{manifest.source.get('n_rejected_rows'):,} rejected"
-    )
+    source = manifest.source
+    out.print(f"source {source.get('path', 'in memory')}, {source.get('digest', 'no digest')}", markup=False)
+    out.print(f"{manifest.n_datapoints:,} datapoints, {source.get('n_rejected_rows', 0):,} rows rejected")
     print_table(
         "\nspaces",
         ["space", ">dim", ">vectors", "metric", "plan", "recall@10", "why"],

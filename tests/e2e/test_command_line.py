@@ -262,6 +262,14 @@ def test_killed_builds_lose_and_repeat_nothing(
     assert len({n["datapoint_id"] for n in everything}) == N
 
 
+def test_a_fault_of_ours_is_no_refusal(monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr("matching.store.Store.versions", broken)
+    assert "planted" in likewise("versions", "list", "--store", store, status=3)
+
+
 def test_the_program_itself_runs_and_speaks_to_a_person(store: Path) -> None:
     command = [
         sys.executable,
