@@ -6,10 +6,11 @@ from typing import Any, cast
 
 
 def ask_text(address: str, text: str, *, k: int, timeout_s: float = 30.0) -> tuple[str, ...]:
-    """Return the ids of the k nearest datapoints of a text; health is asked first.
+    """Wait until the service says that it is serving, and return the ids of the k nearest datapoints of a text.
 
     Args:
         address: `host:port` of the gRPC service.
+        timeout_s: how long to wait for it, and then for the answer.
 
     Raises:
         Unavailable: the service does not answer, or says that it is not serving.
@@ -24,9 +25,9 @@ def ask_text(address: str, text: str, *, k: int, timeout_s: float = 30.0) -> tup
     search_stub: Any = likewise_pb2_grpc.SearchServiceStub
     try:
         with grpc.insecure_channel(address) as channel:
-            health = health_stub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
-            if health.status != health_pb2.HealthCheckResponse.SERVING:
-                raise Unavailable(f"[ask] the service at {address} is not serving; read its log")
+            for health in health_stub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=timeout_s):
+                if health.status == health_pb2.HealthCheckResponse.SERVING:
+                    break
             answer = search_stub(channel).Search(likewise_pb2.SearchRequest(text=text, k=k), timeout=timeout_s)
     except grpc.RpcError as error:
         raise Unavailable(f"[ask] the service at {address} refused: {error}") from error
