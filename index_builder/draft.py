@@ -23,7 +23,7 @@ from matching.container import open_container, write_bytes_container, write_cont
 from matching.datapoint import Metric
 from matching.encoder_spec import EncoderSpec
 from matching.errors import GateRefused, InvalidCatalog
-from matching.faiss_index import FaissIndex, HnswParams, load_faiss
+from matching.faiss_index import FaissIndex, HnswParams, faiss_version
 from matching.manifest import EncoderEntry, Manifest, Recall, ShardEntry, SpaceEntry, seal
 from matching.space import Shard, Space
 from matching.store import Store
@@ -275,7 +275,7 @@ class Draft:
             build={
                 "settings": self._settings.model_dump(),
                 "kernels": cpp_ext.backend(),
-                "faiss": load_faiss().__version__,
+                "faiss": faiss_version(),
                 "seconds": {stage: round(seconds, 2) for stage, seconds in self.seconds.items()},
             },
             columns=_COLUMNS_FILE,

@@ -66,6 +66,14 @@ def run(arguments: list[str]) -> int:
     except (InvalidInput, NotFound, LimitExceeded, AlreadyExists) as error:
         err.print(str(error), style="red", markup=False)
         return USAGE
+    except ModuleNotFoundError as error:
+        err.print(
+            f"[likewise] the package {error.name} is not installed here; install what serving, encoding and indexing need with "
+            "pip install 'likewise[cpu,encode,serve]'",
+            style="red",
+            markup=False,
+        )
+        return FAULT
     except LikewiseError as error:
         err.print(str(error), style="red", markup=False)
         return FAULT

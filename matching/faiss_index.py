@@ -66,6 +66,14 @@ def load_faiss() -> ModuleType:
         ) from error
 
 
+def faiss_version() -> str | None:
+    """Return the version of FAISS, None where it is not installed: a flat version needs none."""
+    try:
+        return str(load_faiss().__version__)
+    except MissingExtra:
+        return None
+
+
 def n_gpus() -> int:
     """Return how many GPUs FAISS may use; 0 with faiss-cpu."""
     count = getattr(load_faiss(), "get_num_gpus", None)

@@ -100,7 +100,11 @@ def build_version(
     space.vectors.append(vectors.astype(np.float32), np.arange(len(vectors)) if owners is None else owners)
     if sparse is not None:
         draft.new_sparse(space).append(sparse, np.arange(len(datapoints)))
-    built = draft.finish(source={"kind": "test"}, parent=None)
+    try:
+        built = draft.finish(source={"kind": "test"}, parent=None)
+    except Exception:
+        draft.abandon()
+        raise
     if alias is not None:
         store.set_alias(alias, built.version_id, why="test")
     return store.open(built.version_id)
