@@ -3,6 +3,7 @@
 # make check         format, lint, types, import arrows, documentation
 # make test          all tests but the long ones; make test-long runs those too
 # make bench         the benchmarks, into benchmarks/results/
+# make peers         other libraries for the benchmarks to measure, into .peers/
 
 PYTHON ?= python3
 VENV := .venv
@@ -17,7 +18,7 @@ CPP := $(shell find cpp_ext tests/cpp -name '*.cpp' -o -name '*.h')
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SYSTEM := chromium chromium-driver
 
-.PHONY: setup demo check test test-long bench format docs lock clean
+.PHONY: setup demo check test test-long bench peers format docs lock clean
 
 setup: $(STAMP)
 
@@ -54,8 +55,11 @@ test-long: setup
 	$(BIN)/pytest -q -m "not gpu"
 
 bench: setup
-	for script in benchmarks/*.py; do case $$script in */harness.py|*/render.py) ;; *) echo "== $$script"; $(BIN)/python $$script || exit 1;; esac; done
+	for script in benchmarks/*.py; do case $$script in */harness.py|*/peers.py|*/render.py) ;; *) echo "== $$script"; $(BIN)/python $$script || exit 1;; esac; done
 	$(BIN)/python benchmarks/render.py
+
+peers: setup
+	$(BIN)/pip install --disable-pip-version-check --upgrade --target .peers --no-deps --requirement benchmarks/peers.txt
 
 format: setup
 	$(BIN)/ruff format .
