@@ -415,4 +415,5 @@ NB_MODULE(_native, m) {
                 ", terms: " LIKEWISE_I64 ", term_weights: " LIKEWISE_F32 ", n: int) -> " LIKEWISE_F32));
   m.def("crc32c", py_crc32c, "data"_a.none(), "block_bytes"_a.none(),
         nb::sig("def crc32c(data: typing_extensions.Buffer, block_bytes: int) -> numpy.typing.NDArray[numpy.uint32]"));
+  bind_diversity(m);
 }

@@ -209,4 +209,7 @@ std::unique_ptr<T[]> uninitialised(size_t n) {
   return std::make_unique_for_overwrite<T[]>(n);
 }
 
+// One a binding file.
+void bind_diversity(nb::module_& m);
+
 }  // namespace likewise

@@ -11,9 +11,11 @@ or dtype, ValueError for a wrong shape, order or value, and IndexError for a row
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 import numpy as np
@@ -25,10 +27,12 @@ if TYPE_CHECKING:
 Metric = Literal["ip", "cosine", "l2"]
 Operator = Literal["LESS", "LESS_EQUAL", "EQUAL", "GREATER_EQUAL", "GREATER", "NOT_EQUAL"]
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
+Diversified = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]
 
 MAX_K = 1 << 20
 MAX_THREADS = 256
 MAX_ROWS = 1 << 40
+MAX_QUOTAS = 128  # an exchange recurses three frames deep for each
 _CHUNK = 4096  # vectors turned to float32 at a time
 
 _HOLDS: dict[str, Callable[[Any, Any], Any]] = {
@@ -196,6 +200,105 @@ def merge(
             )
         )
     return _stack(found, k)
+
+
+def diversify(
+    rows: NDArray[np.int64],
+    distances: NDArray[np.float32],
+    k: int,
+    *,
+    tags: NDArray[np.int32] | None = None,
+    caps: NDArray[np.int32] | None = None,
+    quotas: NDArray[np.int32] | None = None,
+    vectors: NDArray[np.float32] | None = None,
+    metric: Metric = "cosine",
+    mmr_lambda: float = 1.0,
+) -> Diversified:
+    """Choose k of each query's candidates under tag caps, quotas and MMR, and say what each of them cost.
+
+    Candidates are chosen one by one. The next is, of those that break no cap or quota's most and that leave every quota
+    fillable, the one of least mmr_lambda * distance - (1 - mmr_lambda) * (distance to the nearest of those chosen before); the
+    first, and all with an mmr_lambda of 1, is the nearest; ties go to the nearer position. Quotas of one column, with at most
+    one other column capped, are filled as far as the candidates allow, in sum; with more columns, where finding out is
+    NP-hard, as far as exchanges along single paths reach. What cannot be filled is reported, and the list is no shorter for it.
+
+    Args:
+        rows: int64[q, c] rows of tags and vectors, nearest first; -1 = none.
+        distances: float32[q, c], smaller is nearer; NaN and +inf = none.
+        k: 1 to 2**20.
+        tags: int32[t, n], t tags of each row; -1 = no tag.
+        caps: int32[t], how many of the k may share a tag of that column; 0 = no cap.
+        quotas: int32[m, 4] of (column, tag, least, most): how many of the k carry this tag; most stands in place of the
+            column's cap. At most 128, an earlier one is filled first.
+        vectors: float32[n, d], finite; for MMR.
+        metric: between vectors: "ip", "cosine" or "l2", which should be that of the distances.
+        mmr_lambda: weight of the query's distance, 0 to 1; 1 = no MMR.
+
+    Returns:
+        positions: int64[q, k] among the c candidates in the order of choice, padded with -1.
+        given_up: float32[q, t + 2], the distance that each rule cost: the cap of each column, the quotas, MMR. A rule's cost is
+            that of the list under it and all rules before, less that of the list under those before alone; a list's
+            cost is the sum of its distances less that of as many nearest candidates, over the places that the answer
+            fills. They add up to the cost of the answer; one below 0 won back what an earlier rule had cost.
+        moved: int32[q, t + 2], how many of the list before each rule pushed out.
+        shortfall: int32[q, m], how many each quota lacks.
+
+    Raises:
+        TypeError: an argument has the wrong type or dtype.
+        ValueError: an argument has the wrong shape, order or value; distances are not nearest first.
+        IndexError: a row is below -1 or not below n.
+
+    Source:
+        Carbonell and Goldstein, The use of MMR, diversity-based reranking, SIGIR 1998.
+    """
+    _check_array("diversify", "rows", rows, [np.int64], {"q": None, "c": None})
+    n_queries, n_candidates = rows.shape
+    _check_array("diversify", "distances", distances, [np.float32], {"q": n_queries, "c": n_candidates})
+    k = _check_integer("diversify", "k", k, 1, MAX_K)
+    n_rows = None
+    if tags is not None:
+        _check_array("diversify", "tags", tags, [np.int32], {"t": None, "n": None})
+        n_rows = tags.shape[1]
+    n_columns = 0 if tags is None else len(tags)
+    caps = _check_caps(caps, tags)
+    quotas = _check_quotas(quotas, tags)
+    _check_name("diversify", "metric", metric, ("ip", "cosine", "l2"))
+    mmr_lambda = _check_fraction("diversify", "mmr_lambda", mmr_lambda)
+    if vectors is not None:
+        _check_array("diversify", "vectors", vectors, [np.float32], {"n": n_rows, "d": None})
+        n_rows, dim = vectors.shape
+        if dim == 0:
+            raise ValueError("[diversify] vectors has dimension 0; expected d >= 1")
+    elif mmr_lambda < 1:
+        raise ValueError(
+            f"[diversify] mmr_lambda is {mmr_lambda} and vectors is None; expected vectors float32[n, d] with MMR; "
+            "pass them or leave mmr_lambda at 1"
+        )
+    positions = np.full((n_queries, k), -1, np.int64)
+    given_up = np.zeros((n_queries, n_columns + 2), np.float32)
+    moved = np.zeros((n_queries, n_columns + 2), np.int32)
+    shortfall = np.zeros((n_queries, len(quotas)), np.int32)
+    for q in range(n_queries):
+        _check_candidates(rows[q], distances[q], q, n_rows)
+        at = np.flatnonzero((rows[q] >= 0) & (distances[q] < np.inf))
+        chosen_tags = np.zeros((0, len(at)), np.int32) if tags is None else tags[:, rows[q, at]]
+        slate = _Slate(distances[q, at], chosen_tags, caps, quotas, k)
+        lists = [list(range(min(k, len(at))))]
+        for column in range(n_columns):
+            lists.append(slate.within_caps(column + 1) if caps[column] else lists[-1])
+        lists.append(slate.nearest() if len(quotas) else lists[-1])
+        if mmr_lambda < 1:
+            assert vectors is not None
+            lists.append(slate.by_mmr(vectors[rows[q, at]], metric, mmr_lambda))
+        else:
+            lists.append(lists[-1])
+        costs = [slate.cost_of(each[: len(lists[-1])]) for each in lists]
+        given_up[q] = np.diff(costs)
+        moved[q] = [len(set(before) - set(after)) for before, after in itertools.pairwise(lists)]
+        positions[q, : len(lists[-1])] = at[lists[-1]]
+        for i, (column, tag, least, _) in enumerate(quotas.tolist()):
+            shortfall[q, i] = max(least - int(np.count_nonzero(chosen_tags[column, lists[-1]] == tag)), 0)
+    return positions, given_up, moved, shortfall
 
 
 def new_bitmap(n: int, fill: bool = False) -> NDArray[np.uint64]:
@@ -506,6 +609,211 @@ def _stack(found: list[Found], k: int) -> Found:
     return rows, distances
 
 
+@dataclass(slots=True)
+class _Cell:
+    """What carries one tag of one column."""
+
+    least: int
+    most: int
+    floor: int = 0  # what the reserve has promised of least
+    n_held: int = 0  # chosen or reserved
+    n_chosen: int = 0
+
+
+class _Slate:
+    """The choice among one query's candidates; diversity.cpp tells how the reserve works."""
+
+    def __init__(
+        self,
+        distances: NDArray[np.float32],
+        tags: NDArray[np.int32],
+        caps: NDArray[np.int32],
+        quotas: NDArray[np.int32],
+        k: int,
+    ) -> None:
+        self.distances = distances.tolist()
+        self.tags = tags
+        self.caps = caps.tolist()
+        self.k = min(k, len(distances))
+        self.n = len(distances)
+        self.rules = {(column, tag): (least, most) for column, tag, least, most in quotas.tolist()}
+        self.n_quota_columns = len(set(quotas[:, 0].tolist()))
+        self.keys: list[list[tuple[int, int]]] = [[] for _ in range(self.n)]
+        for column, cap in enumerate(self.caps):
+            for at, tag in enumerate(tags[column].tolist()):
+                if tag >= 0 and (cap or (column, tag) in self.rules):
+                    self.keys[at].append((column, tag))
+                    self.rules.setdefault((column, tag), (0, cap))
+
+    def cost_of(self, chosen: list[int]) -> float:
+        cost = 0.0
+        for i, at in enumerate(chosen):
+            cost += self.distances[at] - self.distances[i]
+        return cost
+
+    def within_caps(self, n_columns: int) -> list[int]:
+        seen: Counter[tuple[int, int]] = Counter()
+        chosen: list[int] = []
+        for at in range(self.n):
+            keys = [key for key in self.keys[at] if key[0] < n_columns and self.caps[key[0]]]
+            if len(chosen) < self.k and all(seen[key] < self.caps[key[0]] for key in keys):
+                chosen.append(at)
+                seen.update(keys)
+        return chosen
+
+    def nearest(self) -> list[int]:
+        self._start()
+        for at in range(self.n):
+            if len(self.chosen) < self.k:
+                self._take(at)
+        return self._take_refused()
+
+    def by_mmr(self, vectors: NDArray[np.float32], metric: Metric, mmr_lambda: float) -> list[int]:
+        self._start()
+        distances = np.array(self.distances)
+        nearest = np.full(self.n, np.inf, np.float32)
+        is_open = np.ones(self.n, np.bool_)
+        costs = mmr_lambda * distances
+        while len(self.chosen) < self.k and is_open.any():
+            at = int(np.argmin(np.where(is_open, costs, np.inf)))
+            if not is_open[at]:  # all that are open cost inf
+                at = int(np.flatnonzero(is_open)[0])
+            is_open[at] = False
+            if self._take(at):
+                reached = _between(vectors, vectors[at], metric)
+                nearest = np.where(reached < nearest, reached, nearest)
+                costs = mmr_lambda * distances - (1 - mmr_lambda) * nearest.astype(np.float64)
+        return self._take_refused()
+
+    def _start(self) -> None:
+        self.cells = {key: _Cell(least, most) for key, (least, most) in self.rules.items()}
+        self.chosen: list[int] = []
+        self.states = ["free"] * self.n
+        self.n_held = 0
+        for key, cell in self.cells.items():
+            is_growing = True
+            while is_growing and cell.n_held < cell.least and self.n_held < self.k:
+                cell.floor = cell.n_held + 1  # so that an exchange within the cell is no gain
+                self._begin_exchange()
+                is_growing = self._cover(key)
+            cell.floor = min(cell.least, cell.n_held)
+
+    def _cells_of(self, at: int) -> list[_Cell]:
+        return [self.cells[key] for key in self.keys[at]]
+
+    def _take(self, at: int) -> bool:
+        cells = self._cells_of(at)
+        if self.states[at] != "reserved":
+            if any(cell.n_chosen >= cell.most for cell in cells):
+                return False
+            self._begin_exchange()
+            self._hold(at, "chosen")
+            self._release_redundant()
+            if not self._make_room(at) or self.n_held > self.k:
+                self._undo(0)
+                self.states[at] = "refused"
+                return False
+        self.states[at] = "chosen"
+        for cell in cells:
+            cell.n_chosen += 1
+        self.chosen.append(at)
+        return True
+
+    def _take_refused(self) -> list[int]:
+        for at in range(self.n):
+            if len(self.chosen) < self.k and self.states[at] == "refused":
+                self._take(at)
+        return self.chosen
+
+    def _cover(self, key: tuple[int, int]) -> bool:
+        if key in self.covered:
+            return False
+        self.covered.add(key)
+        for gain in range(self.n_quota_columns, 0, -1):
+            for at in range(self.n):
+                if self.states[at] != "free" or key not in self.keys[at]:
+                    continue
+                if sum(cell.n_held < cell.least for cell in self._cells_of(at)) != gain:
+                    continue
+                mark = len(self.log)
+                self._hold(at, "reserved")
+                if self._make_room(at):
+                    return True
+                self._undo(mark)
+        return False
+
+    def _make_room(self, at: int) -> bool:
+        for key in self.keys[at]:
+            while self.cells[key].n_held > self.cells[key].most:
+                if not self._vacate(key):
+                    return False
+        return True
+
+    def _vacate(self, key: tuple[int, int]) -> bool:
+        if key in self.vacated:
+            return False
+        self.vacated.add(key)
+        for at in range(self.n):
+            if self.states[at] != "reserved" or at in self.pinned or key not in self.keys[at]:
+                continue
+            mark = len(self.log)
+            self._release(at)
+            for other in self.keys[at]:
+                cell = self.cells[other]
+                if cell.n_held < cell.floor and not self._cover(other):
+                    break
+            else:
+                return True
+            self._undo(mark)
+        return False
+
+    def _release_redundant(self) -> None:
+        for anywhere in (False, True):
+            for at in reversed(range(self.n)):
+                cells = self._cells_of(at)
+                if self.states[at] != "reserved" or any(0 < cell.floor >= cell.n_held for cell in cells):
+                    continue
+                if anywhere or any(cell.n_held > cell.most for cell in cells):
+                    self._release(at)
+
+    def _begin_exchange(self) -> None:
+        self.log: list[tuple[int, str]] = []
+        self.pinned: set[int] = set()
+        self.covered: set[tuple[int, int]] = set()
+        self.vacated: set[tuple[int, int]] = set()
+
+    def _hold(self, at: int, state: str) -> None:
+        self.log.append((at, self.states[at]))
+        self.pinned.add(at)
+        self._turn(at, state, 1)
+
+    def _release(self, at: int) -> None:
+        self.log.append((at, self.states[at]))
+        self._turn(at, "free", -1)
+
+    def _undo(self, mark: int) -> None:
+        while len(self.log) > mark:
+            at, before = self.log.pop()
+            self._turn(at, before, 1 if before == "reserved" else -1)
+
+    def _turn(self, at: int, state: str, n: int) -> None:
+        self.states[at] = state
+        self.n_held += n
+        for cell in self._cells_of(at):
+            cell.n_held += n
+
+
+def _between(vectors: NDArray[np.float32], other: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
+    if metric == "l2":
+        return np.asarray(np.square(vectors - other).sum(axis=1), np.float32)
+    dots = vectors @ other
+    if metric == "ip":
+        return -dots
+    norms = np.sqrt(other @ other) * np.sqrt(np.square(vectors).sum(axis=1))
+    cosines = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+    return np.asarray(np.float32(1) - cosines, np.float32)
+
+
 def _words(n: int) -> int:
     return -(-n // 64)
 
@@ -609,6 +917,66 @@ def _check_crowding(operation: str, tags: NDArray[np.int32] | None, tag_cap: int
             "pass both or neither"
         )
     return tag_cap
+
+
+def _check_caps(caps: NDArray[np.int32] | None, tags: NDArray[np.int32] | None) -> NDArray[np.int32]:
+    if caps is None:
+        return np.zeros(0 if tags is None else len(tags), np.int32)
+    if tags is None:
+        raise ValueError(
+            "[diversify] caps is given and tags is None; expected tags int32[t, n] with caps; pass both or neither"
+        )
+    _check_array("diversify", "caps", caps, [np.int32], {"t": len(tags)})
+    for cap in caps[caps < 0]:
+        raise ValueError(f"[diversify] caps holds {cap}; expected 0 (no cap) or more")
+    return caps
+
+
+def _check_quotas(quotas: NDArray[np.int32] | None, tags: NDArray[np.int32] | None) -> NDArray[np.int32]:
+    if quotas is None:
+        return np.zeros((0, 4), np.int32)
+    if tags is None:
+        raise ValueError(
+            "[diversify] quotas is given and tags is None; expected tags int32[t, n] with quotas; pass both or neither"
+        )
+    _check_array("diversify", "quotas", quotas, [np.int32], {"m": None, "fields": 4})
+    if len(quotas) > MAX_QUOTAS:
+        raise ValueError(f"[diversify] quotas holds {len(quotas)} quotas; expected at most {MAX_QUOTAS}")
+    seen: set[tuple[int, int]] = set()
+    for column, tag, least, most in quotas.tolist():
+        held = f"[diversify] quotas holds {(column, tag, least, most)}"
+        if not (0 <= column < len(tags) and tag >= 0 and 0 <= least <= most):
+            raise ValueError(f"{held}; expected a column below {len(tags)}, a tag of 0 or more and 0 <= least <= most")
+        if (column, tag) in seen:
+            raise ValueError(f"{held}, a second quota of its tag; expected one quota a tag")
+        seen.add((column, tag))
+    return quotas
+
+
+def _check_fraction(operation: str, name: str, value: float) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"[{operation}] {name} is {type(value).__name__}; expected a number") from None
+    if not 0 <= number <= 1:
+        raise ValueError(f"[{operation}] {name} is {number}; expected 0 <= {name} <= 1")
+    return number
+
+
+def _check_candidates(rows: NDArray[np.int64], distances: NDArray[np.float32], q: int, n_rows: int | None) -> None:
+    last = float(np.finfo(np.float32).min)
+    for at, (row, distance) in enumerate(zip(rows.tolist(), distances.tolist(), strict=True)):
+        if row < -1 or (n_rows is not None and row >= n_rows):
+            limit = "" if n_rows is None else f" < {n_rows}"
+            raise IndexError(f"[diversify] rows holds {row}; expected -1 or 0 <= row{limit}")
+        if row == -1 or not distance < float("inf"):
+            continue
+        if distance < last:
+            raise ValueError(
+                f"[diversify] distances of query {q} falls to {distance:g} at position {at}; "
+                "expected finite ones, nearest first; sort the candidates by distance"
+            )
+        last = distance
 
 
 def _crc32c_table() -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Builds the native test program with the package's own CMakeLists.txt and runs it at every SIMD level."""
+"""Builds the native test programs with the package's own CMakeLists.txt and runs them at every SIMD level."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 SOURCES = Path(__file__).parents[2] / "cpp_ext"
+N_CHECKS = {"test_kernels": 100_000, "test_diversity": 50_000}
 
 
 def build(folder: Path, *options: str) -> Path:
-    """Configure and build `test_kernels` in a folder; returns the program."""
+    """Configure and build in a folder; returns the folder of the programs."""
     cmake = shutil.which("cmake")
     if cmake is None:
         pytest.skip("no cmake on the PATH: pip install cmake")
@@ -23,7 +24,7 @@ def build(folder: Path, *options: str) -> Path:
     for command in (["-S", str(SOURCES), "-B", str(folder), *options], ["--build", str(folder), "--parallel", "2"]):
         done = subprocess.run([cmake, *command], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "test_kernels"
+    return folder
 
 
 def run(command: list[str], level: str) -> tuple[str, int]:
@@ -38,17 +39,18 @@ def run(command: list[str], level: str) -> tuple[str, int]:
 def test_kernels_are_clean_under_sanitizers(tmp_path: Path) -> None:
     if not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
         pytest.skip("no C++ compiler on the PATH")
-    program = build(tmp_path, "-DCMAKE_BUILD_TYPE=Debug", "-DLIKEWISE_SANITIZE=address,undefined")
+    programs = build(tmp_path, "-DCMAKE_BUILD_TYPE=Debug", "-DLIKEWISE_SANITIZE=address,undefined")
     levels = ("scalar", "neon") if os.uname().machine in ("aarch64", "arm64") else ("scalar", "avx2", "avx512")
-    done: set[str] = set()
-    for level in levels:
-        used, n_checks = run([str(program)], level)
-        assert used in levels[: levels.index(level) + 1]
-        assert n_checks > 100_000
-        done.add(used)
-        if used != level:
-            break  # this CPU ends below; a higher cap changes nothing
-    assert "scalar" in done
+    for name, least in N_CHECKS.items():
+        done: set[str] = set()
+        for level in levels:
+            used, n_checks = run([str(programs / name)], level)
+            assert used in levels[: levels.index(level) + 1]
+            assert n_checks > least
+            done.add(used)
+            if used != level:
+                break  # this CPU ends below; a higher cap changes nothing
+        assert "scalar" in done
 
 
 @pytest.mark.slow
@@ -57,13 +59,14 @@ def test_neon_kernels_agree_under_emulation(tmp_path: Path) -> None:
         pytest.skip("no AArch64 compiler on the PATH: apt-get install g++-aarch64-linux-gnu")
     if not shutil.which("qemu-aarch64"):
         pytest.skip("no AArch64 emulator on the PATH: apt-get install qemu-user")
-    program = build(
+    programs = build(
         tmp_path,
         "-DCMAKE_SYSTEM_NAME=Linux",
         "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
         "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++",
     )
-    for level in ("scalar", "neon"):
-        used, n_checks = run(["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", str(program)], level)
-        assert used == level
-        assert n_checks > 100_000
+    for name, least in N_CHECKS.items():
+        for level in ("scalar", "neon"):
+            used, n_checks = run(["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", str(programs / name)], level)
+            assert used == level
+            assert n_checks > least
