@@ -416,4 +416,5 @@ NB_MODULE(_native, m) {
   m.def("crc32c", py_crc32c, "data"_a.none(), "block_bytes"_a.none(),
         nb::sig("def crc32c(data: typing_extensions.Buffer, block_bytes: int) -> numpy.typing.NDArray[numpy.uint32]"));
   bind_diversity(m);
+  bind_graph(m);
 }

@@ -211,5 +211,6 @@ std::unique_ptr<T[]> uninitialised(size_t n) {
 
 // One a binding file.
 void bind_diversity(nb::module_& m);
+void bind_graph(nb::module_& m);
 
 }  // namespace likewise

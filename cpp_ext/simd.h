@@ -37,6 +37,31 @@ struct Scores {
   void (*norm)(const Panel<T>&);  // out[i] = squared norm of vector ids[i]; queries are not read
 };
 
+// What stands behind a row's sign bits; with them it bounds a distance from below.
+struct SignFactors {
+  float shift;
+  float slope;
+  float n_ones;  // how many of the sign bits are set
+};
+
+// A query against sign bits: its coordinates in 16 steps, as bit planes.
+struct SignQuery {
+  const uint64_t* planes;  // [n_words, 4]: bit j of word w of plane p = bit p of coordinate 64 * w + j in steps
+  size_t n_words;
+  float step;
+  float lowest;
+  float offset;
+  float constant;
+};
+
+// Rows of 8-bit codes and of sign bits; the formulas stand in graph/rows.h.
+struct Quantized {
+  void (*dots)(const int16_t* query, const int8_t* codes, size_t dim, const uint32_t* ids, size_t n_ids, int32_t* out);
+  void (*sign_bounds)(const SignQuery& query, const unsigned char* records, size_t stride, const uint32_t* ids,
+                      size_t n_ids, float* out);
+  void (*hadamard)(float* x, float* out, size_t n);
+};
+
 // out[s] = CRC-32C of the n_bytes at data + s * n_bytes.
 using Crc32cStreams = void (*)(const uint8_t* data, size_t n_bytes, size_t n_streams, uint32_t* out);
 
@@ -49,6 +74,7 @@ struct Simd {
   CompareWords<double> compare_f64[n_operators];
   size_t (*count)(const uint64_t* words, size_t n_words);
   Crc32cStreams crc32c;
+  Quantized quantized;
 };
 
 const Simd& scalar_simd();

@@ -25,6 +25,18 @@ struct Avx512 {
   static reg fma(reg a, reg b, reg c) { return _mm512_fmadd_ps(a, b, c); }
   static float sum(reg a) { return _mm512_reduce_add_ps(a); }
 
+  static int32_t dot(const int16_t* query, const int8_t* codes, size_t dim) {
+    __m512i sums[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+    for (size_t i = 0; i < dim; i += 64) {
+      for (size_t part = 0; part < 2; ++part) {
+        const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + i + 32 * part));
+        const __m512i words = _mm512_loadu_si512(query + i + 32 * part);
+        sums[part] = _mm512_add_epi32(sums[part], _mm512_madd_epi16(_mm512_cvtepi8_epi16(bytes), words));
+      }
+    }
+    return _mm512_reduce_add_epi32(_mm512_add_epi32(sums[0], sums[1]));
+  }
+
   template <Operator op>
   static uint64_t passes(const float* values, float value) {
     constexpr int test = predicate(op);

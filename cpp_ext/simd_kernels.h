@@ -9,6 +9,7 @@
 #pragma once
 
 #include "simd.h"
+#include "simd_quantized.h"
 
 namespace likewise {
 
@@ -162,6 +163,7 @@ constexpr Simd make_simd(const char* name) {
   fill_compare<V>(table.compare_f64);
   table.count = count_words<V>;
   table.crc32c = crc32c_table;
+  table.quantized = make_quantized<V>();
   return table;
 }
 

@@ -32,6 +32,22 @@ struct Neon {
   static reg fma(reg a, reg b, reg c) { return vfmaq_f32(c, a, b); }
   static float sum(reg a) { return vaddvq_f32(a); }
 
+  static int32_t dot(const int16_t* query, const int8_t* codes, size_t dim) {
+    int32x4_t sums[2] = {vdupq_n_s32(0), vdupq_n_s32(0)};
+    for (size_t i = 0; i < dim; i += 16) {
+      const int8x16_t bytes = vld1q_s8(codes + i);
+      const int16x8_t low = vmovl_s8(vget_low_s8(bytes));
+      const int16x8_t high = vmovl_s8(vget_high_s8(bytes));
+      const int16x8_t first = vld1q_s16(query + i);
+      const int16x8_t second = vld1q_s16(query + i + 8);
+      sums[0] = vmlal_s16(sums[0], vget_low_s16(low), vget_low_s16(first));
+      sums[1] = vmlal_s16(sums[1], vget_high_s16(low), vget_high_s16(first));
+      sums[0] = vmlal_s16(sums[0], vget_low_s16(high), vget_low_s16(second));
+      sums[1] = vmlal_s16(sums[1], vget_high_s16(high), vget_high_s16(second));
+    }
+    return vaddvq_s32(vaddq_s32(sums[0], sums[1]));
+  }
+
   template <Operator op>
   static uint64_t passes(const float* values, float value) {
     const float32x4_t wanted = vdupq_n_f32(value);

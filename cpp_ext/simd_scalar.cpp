@@ -45,6 +45,12 @@ struct Scalar {
   }
   static float sum(reg a) { return (a.lane[0] + a.lane[2]) + (a.lane[1] + a.lane[3]); }
 
+  static int32_t dot(const int16_t* query, const int8_t* codes, size_t dim) {
+    int32_t sum = 0;
+    for (size_t i = 0; i < dim; ++i) sum += static_cast<int32_t>(query[i]) * codes[i];
+    return sum;
+  }
+
   template <Operator op, class T>
   static bool holds(T a, T b) {
     if constexpr (op == Operator::less) return a < b;

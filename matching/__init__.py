@@ -11,6 +11,7 @@ from matching.datapoint import (
     SparseRows,
 )
 from matching.encoder_spec import EncoderSpec
+from matching.graph_index import GraphIndex
 from matching.store import Store
 from matching.version import IndexVersion, SearchResult
 
@@ -18,6 +19,7 @@ __all__ = [
     "Datapoint",
     "EncoderSpec",
     "Filter",
+    "GraphIndex",
     "IndexVersion",
     "Metric",
     "Neighbor",

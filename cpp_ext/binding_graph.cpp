@@ -1,0 +1,212 @@
+// The graph index in Python. matching.GraphIndex checks arguments and documents; here they are borrowed and the GIL is
+// released for the whole call.
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "binding.h"
+#include "graph/index.h"
+
+namespace likewise {
+namespace {
+
+template <class T, size_t n>
+using Matrix = nb::ndarray<const T, nb::ndim<n>, nb::c_contig, nb::device::cpu>;
+using Rows = Matrix<float, 2>;
+
+Metric metric_of(const std::string& name) {
+  if (name == "ip") return Metric::ip;
+  if (name == "cosine") return Metric::cosine;
+  if (name == "l2") return Metric::l2;
+  wrong_value("[graph] metric is '" + name + "'; expected ip, cosine or l2");
+}
+
+const char* name_of(Metric metric) {
+  switch (metric) {
+    case Metric::ip:
+      return "ip";
+    case Metric::cosine:
+      return "cosine";
+    case Metric::l2:
+      return "l2";
+  }
+  return "";
+}
+
+Progress progress_of(const nb::object& callback) {
+  return [callback](size_t done) {
+    const nb::gil_scoped_acquire held;
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    if (!callback.is_none()) callback(done);
+  };
+}
+
+std::unique_ptr<GraphIndex> build(const Rows& vectors, const std::string& metric, uint64_t seed, size_t degree,
+                                  size_t build_beam, float occlusion, size_t threads, const nb::object& progress,
+                                  const std::optional<Matrix<int32_t, 2>>& links) {
+  auto index = std::make_unique<GraphIndex>(vectors.shape(1), metric_of(metric), seed,
+                                            LinkOptions{degree, build_beam, occlusion});
+  const Progress report = progress_of(progress);
+  const nb::gil_scoped_release released;
+  if (links) {
+    index->build_from(vectors.data(), vectors.shape(0), links->data(), links->shape(1), threads, report);
+  } else {
+    index->build(vectors.data(), vectors.shape(0), threads, report);
+  }
+  return index;
+}
+
+nb::object search(const GraphIndex& index, const Rows& queries, size_t k, float spread, float margin, bool exact,
+                  const std::optional<Matrix<uint64_t, 1>>& keep, size_t threads, bool trace) {
+  const size_t n = queries.shape(0);
+  auto rows = uninitialised<int64_t>(n * k);
+  auto distances = uninitialised<float>(n * k);
+  std::unique_ptr<uint8_t[]> plans;
+  std::unique_ptr<int32_t[]> expanded;
+  GraphTrace traced;
+  if (trace) {
+    plans = uninitialised<uint8_t>(n);
+    expanded = uninitialised<int32_t>(n);
+    traced = {{plans.get(), n}, {expanded.get(), n}};
+  }
+  {
+    const nb::gil_scoped_release released;
+    GraphSearch request{{queries.data(), queries.size()}, n, k, spread, margin};
+    request.is_exact = exact;
+    request.keep = keep ? keep->data() : nullptr;
+    request.n_keep_words = keep ? keep->size() : 0;
+    request.n_threads = threads;
+    index.search(request, {{rows.get(), n * k}, {distances.get(), n * k}}, traced);
+  }
+  nb::object found_rows = owning(std::move(rows), {n, k});
+  nb::object found_distances = owning(std::move(distances), {n, k});
+  if (!trace) return nb::make_tuple(found_rows, found_distances);
+  return nb::make_tuple(found_rows, found_distances, owning(std::move(plans), {n}), owning(std::move(expanded), {n}));
+}
+
+template <class T>
+nb::object viewing(std::span<const T> values, std::initializer_list<size_t> shape, nb::handle owner) {
+  return nb::cast(nb::ndarray<nb::numpy, const T>(values.data(), shape.size(), shape.begin(), owner));
+}
+
+// Views of the index's own memory, by name: for the writer of a file, while nobody mutates.
+nb::dict arrays(nb::handle self) {
+  const auto& index = nb::cast<const GraphIndex&>(self);
+  const GraphIndex::State state = index.state();
+  const size_t n = index.size();
+  nb::dict out;
+  out["codes"] = viewing(state.rows.codes, {n, index.padded_dim()}, self);
+  out["fine"] = viewing(state.rows.fine, {n, index.padded_dim()}, self);
+  out["signs"] = viewing(state.rows.signs, {n, index.sign_stride()}, self);
+  out["factors"] = viewing(state.rows.factors, {n, 3}, self);
+  out["centre"] = viewing(state.rows.centre, {index.padded_dim()}, self);
+  out["neighbors"] = viewing(state.neighbors, {n, index.degree()}, self);
+  out["entries"] = viewing(state.entries, {state.entries.size()}, self);
+  out["live"] = viewing(state.live, {state.live.size()}, self);
+  const std::span<const float> table{reinterpret_cast<const float*>(state.table.data()), 4 * state.table.size()};
+  out["table"] = viewing(table, {state.table.size(), 4}, self);
+  const std::span<const float> scans{reinterpret_cast<const float*>(state.scan_table.data()),
+                                     2 * state.scan_table.size()};
+  out["scan_table"] = viewing(scans, {state.scan_table.size(), 2}, self);
+  return out;
+}
+
+std::unique_ptr<GraphIndex> open(size_t dim, const std::string& metric, uint64_t seed, size_t degree, size_t build_beam,
+                                 float occlusion, float longest, const Matrix<int8_t, 2>& codes,
+                                 const Matrix<int8_t, 2>& fine, const Matrix<uint8_t, 2>& signs,
+                                 const Matrix<float, 2>& factors, const Matrix<float, 1>& centre,
+                                 const Matrix<uint32_t, 2>& neighbors, const Matrix<uint32_t, 1>& entries,
+                                 const Matrix<uint64_t, 1>& live, const Matrix<float, 2>& table,
+                                 const Matrix<float, 2>& scan_table) {
+  auto index = std::make_unique<GraphIndex>(dim, metric_of(metric), seed, LinkOptions{degree, build_beam, occlusion});
+  const size_t n = codes.shape(0);
+  const size_t padded = index->padded_dim();
+  const bool fits = n <= max_graph_rows && codes.shape(1) == padded && fine.shape(0) == n && fine.shape(1) == padded &&
+                    signs.shape(0) == n && signs.shape(1) == index->sign_stride() && factors.shape(0) == n &&
+                    factors.shape(1) == 3 && centre.shape(0) == padded && neighbors.shape(0) == n &&
+                    neighbors.shape(1) == degree && live.shape(0) == words_for(n) && table.shape(1) == 4 &&
+                    scan_table.shape(1) == 2;
+  if (!fits) wrong_value("[open] the arrays of the graph do not fit each other; restore the file or build it again");
+  GraphIndex::State state;
+  state.rows = {{codes.data(), codes.size()},     {fine.data(), fine.size()},     {signs.data(), signs.size()},
+                {factors.data(), factors.size()}, {centre.data(), centre.size()}, longest};
+  state.neighbors = {neighbors.data(), neighbors.size()};
+  state.entries = {entries.data(), entries.size()};
+  state.live = {live.data(), live.size()};
+  state.table = {reinterpret_cast<const Operating*>(table.data()), table.shape(0)};
+  state.scan_table = {reinterpret_cast<const ScanOperating*>(scan_table.data()), scan_table.shape(0)};
+  index->open(state);
+  return index;
+}
+
+size_t add(GraphIndex& index, const Rows& vectors, size_t threads) {
+  const nb::gil_scoped_release released;
+  return index.add(vectors.data(), vectors.shape(0), threads);
+}
+
+size_t remove(GraphIndex& index, const Matrix<int64_t, 1>& rows) {
+  const nb::gil_scoped_release released;
+  return index.remove({rows.data(), rows.size()});
+}
+
+nb::object compacted(const GraphIndex& index, size_t threads) {
+  std::vector<int64_t> old_rows;
+  std::unique_ptr<GraphIndex> out;
+  {
+    const nb::gil_scoped_release released;
+    out = index.compacted(threads, old_rows);
+  }
+  auto copy = uninitialised<int64_t>(old_rows.size());
+  std::copy(old_rows.begin(), old_rows.end(), copy.get());
+  return nb::make_tuple(std::move(out), owning(std::move(copy), {old_rows.size()}));
+}
+
+nb::object restore(const GraphIndex& index, const Matrix<int64_t, 1>& rows) {
+  const size_t n = rows.size();
+  auto out = uninitialised<float>(n * index.dim());
+  {
+    const nb::gil_scoped_release released;
+    for (size_t i = 0; i < n; ++i) index.restore(static_cast<size_t>(rows.data()[i]), out.get() + i * index.dim());
+  }
+  return owning(std::move(out), {n, index.dim()});
+}
+
+}  // namespace
+
+void bind_graph(nb::module_& m) {
+  using namespace nb::literals;
+  nb::class_<GraphIndex>(m, "GraphIndex")
+      .def_static("build", build, "vectors"_a, nb::kw_only(), "metric"_a, "seed"_a, "degree"_a, "build_beam"_a,
+                  "occlusion"_a, "threads"_a, "progress"_a.none(), "links"_a.none())
+      .def_static("open", open, nb::kw_only(), "dim"_a, "metric"_a, "seed"_a, "degree"_a, "build_beam"_a, "occlusion"_a,
+                  "longest"_a, "codes"_a, "fine"_a, "signs"_a, "factors"_a, "centre"_a, "neighbors"_a, "entries"_a,
+                  "live"_a, "table"_a, "scan_table"_a, nb::keep_alive<0, 8>(), nb::keep_alive<0, 9>(),
+                  nb::keep_alive<0, 10>(), nb::keep_alive<0, 11>(), nb::keep_alive<0, 13>())
+      .def("search", search, "queries"_a, "k"_a, "spread"_a, "margin"_a, "exact"_a, "keep"_a.none(), "threads"_a,
+           "trace"_a)
+      .def("arrays", [](nb::handle_t<GraphIndex> self) { return arrays(self); })
+      .def("add", add, "vectors"_a, "threads"_a)
+      .def("remove", remove, "rows"_a)
+      .def("compacted", compacted, "threads"_a)
+      .def("restore", restore, "rows"_a)
+      .def("spread_for_effort", &GraphIndex::spread_for_effort, "effort"_a)
+      .def("spread_for_recall", &GraphIndex::spread_for_recall, "recall"_a)
+      .def("recall_of", &GraphIndex::recall_of, "spread"_a)
+      .def("margin_for_recall", &GraphIndex::margin_for_recall, "recall"_a)
+      .def("n_unreachable", &GraphIndex::n_unreachable)
+      .def_prop_ro("longest", [](const GraphIndex& index) { return index.state().rows.longest; })
+      .def_prop_ro("metric", [](const GraphIndex& index) { return name_of(index.metric()); })
+      .def_prop_ro("dim", &GraphIndex::dim)
+      .def_prop_ro("size", &GraphIndex::size)
+      .def_prop_ro("n_live", &GraphIndex::n_live)
+      .def_prop_ro("degree", &GraphIndex::degree)
+      .def_prop_ro("owned_bytes", &GraphIndex::owned_bytes);
+}
+
+}  // namespace likewise

@@ -1,0 +1,642 @@
+#include "graph/index.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "graph/parallel.h"
+#include "graph/random.h"
+#include "topk.h"
+
+namespace likewise {
+namespace {
+
+constexpr size_t n_entries = 128;
+constexpr size_t walks_at_once = 4;  // of one thread: the memory of one comes while another is looked at
+constexpr size_t beam_size = 4096;
+constexpr size_t n_spare = 24;
+constexpr size_t scan_chunk = 64;
+constexpr float scans_a_hop = 90;  // rows whose signs are read in the time that one row's links take
+constexpr size_t tiny = 512;       // rows that are scanned rather than walked
+constexpr size_t most_held_out = 256;
+constexpr size_t calibrated_k = 10;
+constexpr size_t calibrated_scans = 12'000'000;  // rows read for each margin
+constexpr size_t build_stride_factor = 3;        // links a row may have while it is built, in halves of the degree
+constexpr float spreads[] = {1.0F,  1.03F, 1.06F, 1.09F, 1.12F, 1.15F, 1.18F, 1.22F, 1.26F,
+                             1.31F, 1.37F, 1.45F, 1.55F, 1.7F,  2.0F,  2.5F,  3.5F};
+constexpr float margins[] = {0.25F, 0.5F, 0.75F, 1.0F, 1.25F, 1.5F, 2.0F, 2.5F, 3.0F};
+constexpr float graph_margin = 0.5F;
+
+// Mean and its lower bound at 95 % confidence, one-sided.
+std::pair<float, float> mean_and_low(const std::vector<float>& values) {
+  const auto n = static_cast<double>(values.size());
+  double sum = 0;
+  double squares = 0;
+  for (const float value : values) {
+    sum += value;
+    squares += static_cast<double>(value) * value;
+  }
+  const double mean = sum / n;
+  const double error = std::sqrt(std::max(squares / n - mean * mean, 0.0) / n);
+  return {static_cast<float>(mean), static_cast<float>(mean - 1.645 * error)};
+}
+
+}  // namespace
+
+struct GraphIndex::Scratch {
+  PreparedQuery queries[walks_at_once];
+  Walk walks[walks_at_once];
+  Shortlist nearest;
+  std::vector<Neighbor> answers;
+  std::vector<uint32_t> rows;
+  std::vector<float> distances;
+  std::vector<int32_t> dots;
+};
+
+// A scratch of the pool for the length of a call.
+class GraphIndex::Lease {
+ public:
+  explicit Lease(const GraphIndex& index) : index_(index) {
+    const std::lock_guard lock(index.pool_mutex_);
+    if (!index.pool_.empty()) {
+      scratch_ = std::move(index.pool_.back());
+      index.pool_.pop_back();
+    }
+    if (!scratch_) scratch_ = std::make_unique<Scratch>();
+  }
+  ~Lease() {
+    const std::lock_guard lock(index_.pool_mutex_);
+    index_.pool_.push_back(std::move(scratch_));
+  }
+  Lease(const Lease&) = delete;
+  Lease& operator=(const Lease&) = delete;
+  Scratch& operator*() { return *scratch_; }
+
+ private:
+  const GraphIndex& index_;
+  std::unique_ptr<Scratch> scratch_;
+};
+
+GraphIndex::GraphIndex(size_t dim, Metric metric, uint64_t seed, const LinkOptions& options)
+    : options_(options), seed_(seed), rows_(dim, metric, seed) {}
+
+GraphIndex::~GraphIndex() = default;
+
+Graph GraphIndex::graph(size_t n_rows) const { return {&rows_, neighbors_.data(), options_.degree, n_rows, entries_}; }
+
+size_t GraphIndex::size() const {
+  const std::shared_lock lock(mutex_);
+  return n_rows_;
+}
+
+size_t GraphIndex::n_live() const {
+  const std::shared_lock lock(mutex_);
+  return n_live_;
+}
+
+size_t GraphIndex::owned_bytes() const {
+  const std::shared_lock lock(mutex_);
+  return rows_.owned_bytes() + neighbors_.owned_bytes() + live_.size() * sizeof(uint64_t);
+}
+
+std::vector<Operating> GraphIndex::table() const {
+  const std::shared_lock lock(mutex_);
+  return table_;
+}
+
+void GraphIndex::restore(size_t row, float* vector) const {
+  const std::shared_lock lock(mutex_);
+  rows_.restore(row, vector);
+}
+
+// ---- building
+
+void GraphIndex::build(const float* vectors, size_t n, size_t n_threads, const Progress& progress) {
+  rows_.learn(vectors, n, n_threads);
+  rows_.reserve(n);
+  rows_.append(vectors, n, n_threads);
+  std::vector<uint32_t> order(n);
+  std::iota(order.begin(), order.end(), 0U);
+  Random random(seed_);
+  for (size_t i = n; i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
+
+  Linker linker(options_, n_threads);
+  const size_t n_held_out = n < 2 * tiny ? 0 : std::min(most_held_out, n / 16);
+  const size_t stride = options_.degree * build_stride_factor / 2;
+  HugeArray<uint32_t> links;
+  links.resize(n * stride);
+  std::fill_n(links.writable(), n * stride, no_row);
+  link({order.data(), n - n_held_out}, links, stride, linker, 0, progress);
+  settle(links, stride, linker);
+  finish_build(order, n_held_out, linker, progress);
+}
+
+void GraphIndex::build_from(const float* vectors, size_t n, const int32_t* links, size_t n_links, size_t n_threads,
+                            const Progress& progress) {
+  rows_.learn(vectors, n, n_threads);
+  rows_.reserve(n);
+  rows_.append(vectors, n, n_threads);
+  std::vector<uint32_t> order(n);
+  std::iota(order.begin(), order.end(), 0U);
+  Linker linker(options_, n_threads);
+  HugeArray<uint32_t> given;
+  given.resize(n * n_links);
+  for (size_t row = 0; row < n; ++row) {
+    uint32_t* list = given.writable() + row * n_links;
+    size_t at = 0;
+    for (size_t i = 0; i < n_links; ++i) {
+      const int32_t link = links[row * n_links + i];
+      if (link >= 0 && static_cast<size_t>(link) < n && static_cast<size_t>(link) != row) {
+        list[at++] = static_cast<uint32_t>(link);
+      }
+    }
+    std::fill(list + at, list + n_links, no_row);
+  }
+  settle(given, n_links, linker);
+  finish_build(order, 0, linker, progress);
+}
+
+void GraphIndex::link(std::span<const uint32_t> order, HugeArray<uint32_t>& links, size_t stride, Linker& linker,
+                      size_t from, const Progress& progress) {
+  size_t done = std::max<size_t>(from, std::min<size_t>(1, order.size()));
+  while (done < order.size()) {
+    // A batch sees nothing of itself: it stays a small part of what is linked.
+    const size_t batch =
+        std::min({std::max<size_t>(1, done / 2), std::max<size_t>(1, order.size() / 50), order.size() - done});
+    // Entries are the first rows of a random order.
+    const Graph graph{&rows_, links.data(), stride, rows_.size(), {order.data(), std::min(done, n_entries)}};
+    const LinkUpdates updates = linker.insert(graph, {order.data() + done, batch}, nullptr);
+    for (size_t i = 0; i < updates.rows.size(); ++i) {
+      std::copy_n(updates.lists.data() + i * stride, stride,
+                  links.writable() + static_cast<size_t>(updates.rows[i]) * stride);
+    }
+    done += batch;
+    if (progress) progress(done);
+  }
+}
+
+void GraphIndex::settle(const HugeArray<uint32_t>& links, size_t stride, Linker& linker) {
+  const size_t n = rows_.size();
+  neighbors_.resize(n * options_.degree);
+  const Graph graph{&rows_, links.data(), stride, n, {}};
+  in_chunks(n, 256, linker.n_threads(), [&](size_t first, size_t last, size_t worker) {
+    for (size_t row = first; row < last; ++row) {
+      linker.settle(graph, static_cast<uint32_t>(row), worker, neighbors_.writable() + row * options_.degree);
+    }
+  });
+}
+
+// The graph holds all but the last n_held_out rows of the order: they are the queries it is measured by, then join it.
+void GraphIndex::finish_build(std::span<const uint32_t> order, size_t n_held_out, Linker& linker,
+                              const Progress& progress) {
+  const size_t n = order.size();
+  const std::span<const uint32_t> held_out = order.subspan(n - n_held_out);
+  n_rows_ = n;
+  live_.assign(words_for(n), 0);
+  for (size_t w = 0; w < live_.size(); ++w) live_[w] = live_bits(w, n);
+  for (const uint32_t row : held_out) live_[row / word_bits] &= ~(uint64_t{1} << (row % word_bits));
+  n_live_ = n - n_held_out;
+  choose_entries();
+  connect(graph(n), neighbors_.writable(), live_.data(), linker);
+  if (n_held_out != 0) {
+    calibrate(held_out, linker.n_threads());
+    apply(linker.insert(graph(n), held_out, live_.data()));
+    for (const uint32_t row : held_out) live_[row / word_bits] |= uint64_t{1} << (row % word_bits);
+    n_live_ = n;
+    connect(graph(n), neighbors_.writable(), nullptr, linker);
+  }
+  if (progress) progress(n);
+}
+
+void GraphIndex::choose_entries() {
+  entries_.clear();
+  Random random(seed_ + 1);
+  std::vector<uint32_t> live;
+  for_each_row(live_, n_rows_, 0, live_.size(), [&](int64_t row) { live.push_back(static_cast<uint32_t>(row)); });
+  const size_t n = std::min(n_entries, live.size());
+  for (size_t i = 0; i < n; ++i) {
+    std::swap(live[i], live[i + random.below(live.size() - i)]);
+    entries_.push_back(live[i]);
+  }
+}
+
+// Each query's recall among the true nearest.
+std::vector<float> GraphIndex::recalls(const GraphSearch& search, std::span<const int64_t> truth,
+                                       std::span<int32_t> n_expanded) const {
+  const size_t k = search.k;
+  std::vector<int64_t> found(search.n_queries * k);
+  std::vector<float> distances(search.n_queries * k);
+  this->search(search, {found, distances}, {{}, n_expanded});
+  std::vector<float> out(search.n_queries);
+  for (size_t i = 0; i < search.n_queries; ++i) {
+    const std::span<const int64_t> wanted = truth.subspan(i * k, k);
+    size_t hits = 0;
+    for (size_t j = 0; j < k; ++j) hits += std::ranges::find(wanted, found[i * k + j]) != wanted.end() ? 1 : 0;
+    out[i] = static_cast<float>(hits) / static_cast<float>(k);
+  }
+  return out;
+}
+
+void GraphIndex::calibrate(std::span<const uint32_t> held_out, size_t n_threads) {
+  const size_t dim = rows_.dim();
+  const size_t n = held_out.size();
+  const size_t k = calibrated_k;
+  std::vector<float> queries(n * dim);
+  for (size_t i = 0; i < n; ++i) rows_.restore(held_out[i], queries.data() + i * dim);
+  std::vector<int64_t> truth(n * k);
+  std::vector<float> distances(n * k);
+  GraphSearch request{queries, n, k, spreads[0], margins[0]};
+  request.n_threads = n_threads;
+  request.is_exact = true;
+  search(request, {truth, distances}, {});
+  request.is_exact = false;
+  table_.clear();
+  scan_table_.clear();
+  std::vector<int32_t> n_expanded(n);
+  request.is_walk = true;
+  for (const float spread : spreads) {
+    request.spread = spread;
+    const auto [mean, low] = mean_and_low(recalls(request, truth, n_expanded));
+    const double expanded = std::accumulate(n_expanded.begin(), n_expanded.end(), 0.0) / static_cast<double>(n);
+    table_.push_back({spread, static_cast<float>(expanded), mean, low});
+    // Beyond this a scan is cheaper, and as good.
+    if (mean > 0.9995 || expanded * scans_a_hop > static_cast<double>(n_live_)) break;
+  }
+
+  // A scan reads every row: fewer queries will do.
+  request.is_walk = false;
+  request.spread = std::numeric_limits<float>::max();
+  request.n_queries = std::min(n, std::max<size_t>(32, calibrated_scans / n_rows_));
+  for (const float margin : margins) {
+    request.margin = margin;
+    const auto [mean, low] = mean_and_low(recalls(request, truth, {}));
+    scan_table_.push_back({margin, low});
+    if (mean > 0.9995) break;
+  }
+}
+
+float GraphIndex::spread_for_effort(float effort) const {
+  const std::shared_lock lock(mutex_);
+  if (table_.empty()) return 1.2F + effort / 1000;
+  if (effort <= table_.front().n_expanded) return table_.front().spread;
+  for (size_t i = 1; i < table_.size(); ++i) {
+    const Operating& low = table_[i - 1];
+    const Operating& high = table_[i];
+    if (effort > high.n_expanded && i + 1 < table_.size()) continue;
+    const float span = std::log(std::max(high.n_expanded, low.n_expanded * 1.001F) / low.n_expanded);
+    return low.spread + (high.spread - low.spread) * std::log(effort / low.n_expanded) / span;
+  }
+  return table_.back().spread;
+}
+
+float GraphIndex::spread_for_recall(float recall) const {
+  const std::shared_lock lock(mutex_);
+  if (table_.empty()) return 1.3F;
+  if (recall <= table_.front().recall_low) return table_.front().spread;
+  for (size_t i = 1; i < table_.size(); ++i) {
+    const Operating& low = table_[i - 1];
+    const Operating& high = table_[i];
+    if (recall > high.recall_low || high.recall_low <= low.recall_low) continue;
+    return low.spread + (high.spread - low.spread) * (recall - low.recall_low) / (high.recall_low - low.recall_low);
+  }
+  return table_.back().spread;
+}
+
+float GraphIndex::recall_of(float spread) const {
+  const std::shared_lock lock(mutex_);
+  if (table_.empty()) return 0.95F;
+  if (spread <= table_.front().spread) return table_.front().recall_low;
+  for (size_t i = 1; i < table_.size(); ++i) {
+    const Operating& low = table_[i - 1];
+    const Operating& high = table_[i];
+    if (spread > high.spread) continue;
+    return low.recall_low + (high.recall_low - low.recall_low) * (spread - low.spread) / (high.spread - low.spread);
+  }
+  return table_.back().recall_low;
+}
+
+float GraphIndex::margin_for_recall(float recall) const {
+  const std::shared_lock lock(mutex_);
+  for (const ScanOperating& each : scan_table_) {
+    if (each.recall_low >= recall) return each.margin;
+  }
+  return scan_table_.empty() ? margins[std::size(margins) - 3] : scan_table_.back().margin;
+}
+
+// How many rows a search of this spread follows; without a lock.
+float GraphIndex::expansion(float spread) const {
+  if (table_.empty()) return 64;
+  for (const Operating& each : table_) {
+    if (each.spread >= spread) return each.n_expanded;
+  }
+  return table_.back().n_expanded * std::max(1.0F, spread / table_.back().spread);
+}
+
+// ---- searching
+
+void GraphIndex::search(const GraphSearch& search, Neighbors out, const GraphTrace& trace) const {
+  in_chunks(search.n_queries, search.n_threads > 1 ? 8 : search.n_queries, search.n_threads,
+            [&](size_t first, size_t last, size_t) {
+              const std::shared_lock lock(mutex_);
+              Lease lease(*this);
+              Scratch& scratch = *lease;
+              const size_t n = n_rows_;
+              // What may be answered: live, and asked for.
+              const uint64_t* keep = search.keep;
+              std::vector<uint64_t> both;
+              size_t n_keep = n_live_;
+              if (keep != nullptr && (n_live_ != n || search.n_keep_words < words_for(n))) {
+                both.assign(keep, keep + std::min(search.n_keep_words, words_for(n)));
+                both.resize(words_for(n));
+                intersect(both, {live_.data(), words_for(n)});
+                keep = both.data();
+              } else if (n_live_ != n) {
+                keep = live_.data();
+              }
+              if (search.keep != nullptr) n_keep = count({keep, words_for(n)}, n);
+              GraphSearch asked = search;
+              asked.keep = keep;
+              const size_t dim = rows_.dim();
+              const size_t k = std::min(search.k, n_keep);
+              const float selected = n == 0 ? 0 : static_cast<float>(n_keep) / static_cast<float>(n);
+              const float hops = expansion(search.spread) / std::max(selected, 1e-6F);
+              const bool by_graph =
+                  !search.is_exact && (search.is_walk || (n_keep > tiny && k < n_keep / 4 &&
+                                                          hops * scans_a_hop < static_cast<float>(n_keep)));
+              // A filter far from the query could keep the graph busy for longer than a scan takes.
+              const bool is_bounded = search.keep != nullptr;
+              WalkLimits limits{k, std::max(beam_size, 2 * k), search.spread, std::numeric_limits<size_t>::max()};
+              if (is_bounded) limits.max_expanded = static_cast<size_t>(static_cast<float>(n_keep) / scans_a_hop) + 1;
+
+              for (size_t at = first; at < last; at += walks_at_once) {
+                const size_t width = std::min(walks_at_once, last - at);
+                for (size_t i = 0; i < width; ++i) {
+                  PreparedQuery& query = scratch.queries[i];
+                  rows_.prepare(search.queries.data() + (at + i) * dim, query);
+                  rows_.aim(query, by_graph ? graph_margin : search.margin);
+                  if (by_graph) scratch.walks[i].start(graph(n), query, limits, keep);
+                }
+                if (by_graph) {
+                  for (size_t n_open = width; n_open > 0;) {
+                    n_open = 0;
+                    for (size_t i = 0; i < width; ++i) n_open += scratch.walks[i].advance() ? 1 : 0;
+                  }
+                }
+                for (size_t i = 0; i < width; ++i) {
+                  const PreparedQuery& query = scratch.queries[i];
+                  Plan plan = by_graph ? Plan::graph : Plan::scan;
+                  if (search.is_exact) {
+                    exact(asked, query, scratch, at + i, out);
+                  } else {
+                    const Walk& walk = scratch.walks[i];
+                    if (by_graph && !walk.was_cut() && walk.nearest().size() >= k) {
+                      answer(asked, query, walk.nearest(), scratch, at + i, out);
+                    } else {
+                      if (by_graph) {
+                        plan = Plan::graph_then_scan;
+                        rows_.aim(scratch.queries[i], search.margin - graph_margin);
+                      }
+                      search_scan(asked, query, n_keep, scratch);
+                      answer(asked, query, scratch.nearest, scratch, at + i, out);
+                    }
+                  }
+                  if (!trace.plans.empty()) trace.plans[at + i] = static_cast<uint8_t>(plan);
+                  if (!trace.n_expanded.empty()) {
+                    trace.n_expanded[at + i] = by_graph ? static_cast<int32_t>(scratch.walks[i].n_expanded()) : 0;
+                  }
+                }
+              }
+            });
+}
+
+// Signs of all rows asked for, codes of those that may be among the nearest; into scratch.nearest.
+void GraphIndex::search_scan(const GraphSearch& search, const PreparedQuery& query, size_t n_keep,
+                             Scratch& scratch) const {
+  const size_t k = std::min(search.k, n_keep);
+  Shortlist& nearest = scratch.nearest;
+  nearest.reset(k + n_spare);
+  scratch.rows.resize(3 * scan_chunk);
+  scratch.distances.resize(scan_chunk);
+  scratch.dots.resize(scan_chunk);
+  uint32_t* pieces[2] = {scratch.rows.data(), scratch.rows.data() + scan_chunk};
+  uint32_t* likely = scratch.rows.data() + 2 * scan_chunk;
+  size_t n_pieces[2] = {0, 0};
+  float limit = std::numeric_limits<float>::infinity();
+  const auto score = [&](const uint32_t* rows, size_t n) {
+    rows_.distances(query, rows, n, scratch.dots.data(), scratch.distances.data());
+    for (size_t i = 0; i < n; ++i) {
+      if (!(scratch.distances[i] < limit)) continue;
+      nearest.insert(candidate_of(scratch.distances[i], rows[i]));
+      // Candidates at the edge are kept for the re-ranking too.
+      if (nearest.size() >= k + n_spare / 4) limit = distance_of(nearest[k + n_spare / 4 - 1]);
+    }
+  };
+  size_t n_likely = 0;
+  const auto bound = [&](const uint32_t* rows, size_t n) {
+    float bounds[scan_chunk];
+    rows_.bounds(query, rows, n, bounds);
+    score(likely, n_likely);  // of the piece before: its codes have had time to come
+    n_likely = 0;
+    for (size_t i = 0; i < n; ++i) {
+      likely[n_likely] = rows[i];
+      if (!(bounds[i] < limit)) continue;
+      rows_.prefetch_code(rows[i]);
+      ++n_likely;
+    }
+  };
+  size_t turn = 0;
+  const auto push = [&](int64_t row) {
+    const auto each = static_cast<uint32_t>(row);
+    rows_.prefetch_sign(each);
+    pieces[turn][n_pieces[turn]++] = each;
+    if (n_pieces[turn] != scan_chunk) return;
+    turn ^= 1;
+    bound(pieces[turn], n_pieces[turn]);
+    n_pieces[turn] = 0;
+  };
+  if (search.keep == nullptr) {
+    for (size_t row = 0; row < n_rows_; ++row) push(static_cast<int64_t>(row));
+  } else {
+    for_each_row({search.keep, words_for(n_rows_)}, n_rows_, 0, words_for(n_rows_), push);
+  }
+  bound(pieces[turn ^ 1], n_pieces[turn ^ 1]);
+  bound(pieces[turn], n_pieces[turn]);
+  score(likely, n_likely);
+}
+
+// The candidates that can be among the k nearest, by their 16-bit form.
+void GraphIndex::answer(const GraphSearch& search, const PreparedQuery& query, const Shortlist& nearest,
+                        Scratch& scratch, size_t index, Neighbors out) const {
+  const size_t n = std::min(nearest.size(), search.k + n_spare);
+  size_t n_likely = n;
+  if (n > search.k) {
+    const uint32_t kth = row_of(nearest[search.k - 1]);
+    const float limit = distance_of(nearest[search.k - 1]) + 2 * rows_.error(query, kth);
+    for (n_likely = search.k; n_likely < n && distance_of(nearest[n_likely]) <= limit; ++n_likely) {
+    }
+  }
+  for (size_t i = 0; i < n_likely; ++i) rows_.prefetch_fine(row_of(nearest[i]));
+  scratch.answers.clear();
+  for (size_t i = 0; i < n_likely; ++i) {
+    const uint32_t row = row_of(nearest[i]);
+    scratch.answers.push_back({rows_.answer(query, row), static_cast<int64_t>(row)});
+  }
+  std::sort(scratch.answers.begin(), scratch.answers.end(), nearer);
+  write_sorted({scratch.answers.data(), std::min(n_likely, search.k)}, out.rows.subspan(index * search.k, search.k),
+               out.distances.subspan(index * search.k, search.k));
+}
+
+void GraphIndex::exact(const GraphSearch& search, const PreparedQuery& query, Scratch&, size_t index,
+                       Neighbors out) const {
+  TopK best(search.k);
+  const auto look = [&](int64_t row) {
+    const Neighbor neighbor{rows_.answer(query, static_cast<uint32_t>(row)), row};
+    if (best.admits(neighbor)) best.push(neighbor);
+  };
+  if (search.keep == nullptr) {
+    for (size_t row = 0; row < n_rows_; ++row) look(static_cast<int64_t>(row));
+  } else {
+    for_each_row({search.keep, words_for(n_rows_)}, n_rows_, 0, words_for(n_rows_), look);
+  }
+  best.finish(out.rows.subspan(index * search.k, search.k), out.distances.subspan(index * search.k, search.k));
+}
+
+// ---- mutations
+
+// Needs the lock, or nobody who reads.
+void GraphIndex::apply(const LinkUpdates& updates) {
+  const size_t degree = options_.degree;
+  for (size_t i = 0; i < updates.rows.size(); ++i) {
+    std::copy_n(updates.lists.data() + i * degree, degree,
+                neighbors_.writable() + static_cast<size_t>(updates.rows[i]) * degree);
+  }
+}
+
+size_t GraphIndex::add(const float* vectors, size_t n, size_t n_threads) {
+  const std::lock_guard writer(writer_);
+  const size_t first = n_rows_;
+  Linker linker(options_, n_threads);
+  size_t done = 0;
+  while (done < n) {
+    const size_t batch = std::min({n - done, std::max<size_t>(1, n_rows_ / 8), size_t{256}});
+    const size_t start = n_rows_;
+    {
+      const std::unique_lock lock(mutex_);
+      if (start == 0) rows_.learn(vectors, n, n_threads);
+      rows_.append(vectors + done * rows_.dim(), batch, n_threads);
+      neighbors_.own();
+      neighbors_.resize(rows_.size() * options_.degree);
+      std::fill_n(neighbors_.writable() + start * options_.degree, batch * options_.degree, no_row);
+      if (live_.size() < words_for(rows_.size())) live_.resize(words_for(rows_.size()));
+    }
+    std::vector<uint32_t> rows(batch);
+    std::iota(rows.begin(), rows.end(), static_cast<uint32_t>(start));
+    LinkUpdates updates;
+    if (start != 0) updates = linker.insert(graph(rows_.size()), rows, n_live_ == n_rows_ ? nullptr : live_.data());
+    const std::unique_lock lock(mutex_);
+    apply(updates);
+    for (const uint32_t row : rows) live_[row / word_bits] |= uint64_t{1} << (row % word_bits);
+    n_live_ += batch;
+    n_rows_ += batch;
+    if (entries_.size() < n_entries) entries_.push_back(rows.front());
+    done += batch;
+  }
+  return first;
+}
+
+size_t GraphIndex::remove(std::span<const int64_t> rows) {
+  const std::lock_guard writer(writer_);
+  for (const int64_t row : rows) {
+    if (row < 0 || static_cast<size_t>(row) >= n_rows_) throw std::out_of_range(std::to_string(row));
+  }
+  const std::unique_lock lock(mutex_);
+  const size_t before = n_live_;
+  for (const int64_t row : rows) {
+    uint64_t& word = live_[static_cast<size_t>(row) / word_bits];
+    const uint64_t bit = uint64_t{1} << (static_cast<size_t>(row) % word_bits);
+    if ((word & bit) != 0) --n_live_;
+    word &= ~bit;
+  }
+  return before - n_live_;
+}
+
+std::unique_ptr<GraphIndex> GraphIndex::compacted(size_t n_threads, std::vector<int64_t>& old_rows) const {
+  const std::shared_lock lock(mutex_);
+  auto out = std::make_unique<GraphIndex>(rows_.dim(), rows_.metric(), seed_, options_);
+  const size_t degree = options_.degree;
+  old_rows.clear();
+  for_each_row(live_, n_rows_, 0, live_.size(), [&](int64_t row) { old_rows.push_back(row); });
+  std::vector<uint32_t> new_rows(n_rows_, no_row);
+  for (size_t i = 0; i < old_rows.size(); ++i) new_rows[static_cast<size_t>(old_rows[i])] = static_cast<uint32_t>(i);
+
+  const size_t n = old_rows.size();
+  out->rows_.take(rows_, old_rows);
+  out->neighbors_.resize(n * degree);
+  Linker linker(options_, n_threads);
+  const Graph before = graph(n_rows_);
+  in_chunks(n, 256, n_threads, [&](size_t first, size_t last, size_t worker) {
+    for (size_t i = first; i < last; ++i) {
+      const auto row = static_cast<uint32_t>(old_rows[i]);
+      const uint32_t* links = neighbors_.data() + static_cast<size_t>(row) * degree;
+      uint32_t* list = out->neighbors_.writable() + i * degree;
+      bool is_whole = true;
+      for (size_t j = 0; j < degree && links[j] < n_rows_; ++j) is_whole &= new_rows[links[j]] != no_row;
+      if (is_whole) {
+        std::copy_n(links, degree, list);
+      } else {
+        linker.bridge(before, row, live_.data(), worker, list);
+      }
+      for (size_t j = 0; j < degree && list[j] != no_row; ++j) list[j] = new_rows[list[j]];
+    }
+  });
+  out->n_rows_ = out->n_live_ = n;
+  out->live_.assign(words_for(n), 0);
+  for (size_t w = 0; w < out->live_.size(); ++w) out->live_[w] = live_bits(w, n);
+  out->table_ = table_;
+  out->scan_table_ = scan_table_;
+  out->choose_entries();
+  connect(out->graph(n), out->neighbors_.writable(), nullptr, linker);
+  return out;
+}
+
+size_t GraphIndex::n_unreachable() const {
+  const std::shared_lock lock(mutex_);
+  std::vector<bool> reached(n_rows_);
+  std::vector<uint32_t> queue;
+  const auto reach = [&](uint32_t row) {
+    if (row >= n_rows_ || reached[row]) return;
+    reached[row] = true;
+    queue.push_back(row);
+  };
+  for (const uint32_t entry : entries_) reach(entry);
+  for (size_t i = 0; i < queue.size(); ++i) {
+    const uint32_t* links = neighbors_.data() + static_cast<size_t>(queue[i]) * options_.degree;
+    for (size_t j = 0; j < options_.degree && links[j] < n_rows_; ++j) reach(links[j]);
+  }
+  size_t n = 0;
+  for_each_row(live_, n_rows_, 0, live_.size(), [&](int64_t row) { n += reached[static_cast<size_t>(row)] ? 0 : 1; });
+  return n;
+}
+
+// ---- files
+
+void GraphIndex::open(const State& state) {
+  rows_.borrow(state.rows);
+  neighbors_.borrow(state.neighbors);
+  entries_.assign(state.entries.begin(), state.entries.end());
+  live_.assign(state.live.begin(), state.live.end());
+  table_.assign(state.table.begin(), state.table.end());
+  scan_table_.assign(state.scan_table.begin(), state.scan_table.end());
+  n_rows_ = rows_.size();
+  n_live_ = count(live_, n_rows_);
+}
+
+GraphIndex::State GraphIndex::state() const {
+  return {rows_.arrays(), neighbors_.span(), entries_, live_, table_, scan_table_};
+}
+
+}  // namespace likewise

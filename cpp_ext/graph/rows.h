@@ -1,0 +1,136 @@
+// Vectors as the graph search reads them: rotated, then in three precisions laid out apart, so that a search touches
+// the cheap one often and the dear ones rarely.
+//
+//   signs   1 bit a coordinate of (row - centre) and three factors: one cache line at 384 dimensions; bounds a distance
+//   codes   8 bits a coordinate and one scale a row: orders the candidates
+//   fine    8 bits more, the remainder of the codes: the distances that are answered, to about 2^-15 of a row's largest
+//           coordinate
+//
+// Rows and queries are taken less the centre c, the mean row. All distances inside are squared Euclidean ones,
+// D = query.own + row.own - 2 <query - c, row - c>. For inner products a row of length l stands for
+// (row, sqrt(L^2 - l^2)), L the greatest length, and a query is brought to length L: D = 2 L^2 - 2 <query, row>, the
+// same order. Cosine is the inner product of unit vectors.
+//
+// Source: bounds from signs: Gao and Long, RaBitQ, SIGMOD 2024 (estimator of section 3.2, here around one centre);
+// inner product as Euclidean distance: Bachrach et al., RecSys 2014.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "graph/huge_array.h"
+#include "graph/rotation.h"
+#include "scan.h"
+#include "simd.h"
+
+namespace likewise {
+
+struct RowFactors {
+  float scale;  // of the codes
+  float own;    // the row's part of D
+  float lift;   // the coordinate beyond the vector: sqrt(L^2 - |row|^2) for inner products
+};
+
+// One query in all the forms a search needs. Reused from query to query: no allocation after the first.
+struct PreparedQuery {
+  std::vector<float> rotated;    // less the centre
+  std::vector<int16_t> steps;    // the query in 16 bits
+  std::vector<uint64_t> planes;  // and in 4, as bit planes
+  SignQuery sign{};
+  float step = 0;        // of `steps`
+  float own = 0;         // the query's part of D
+  float lift = 0;        // 0 but for a row that asks for its own neighbours
+  float reach = 0;       // |query - centre|
+  float centre_dot = 0;  // <query - centre, centre>
+  float unscaled = 1;    // length of the query as given / L, for inner products
+};
+
+class QuantizedRows {
+ public:
+  QuantizedRows(size_t dim, Metric metric, uint64_t seed);
+
+  // What a sealed file holds, borrowed; sizes are the caller's to check.
+  struct Arrays {
+    std::span<const int8_t> codes;
+    std::span<const int8_t> fine;
+    std::span<const unsigned char> signs;
+    std::span<const float> factors;  // [n, 3]
+    std::span<const float> centre;   // [padded_dim]
+    float longest;
+  };
+  void borrow(const Arrays& arrays);
+  Arrays arrays() const;
+
+  size_t size() const { return factors_.size(); }
+  size_t dim() const { return rotation_.dim(); }
+  size_t padded_dim() const { return padded_; }
+  size_t sign_stride() const { return sign_stride_; }
+  Metric metric() const { return metric_; }
+  size_t owned_bytes() const;
+
+  // Learns centre and greatest length; before the first append.
+  void learn(const float* vectors, size_t n, size_t n_threads);
+  // Finite vectors [n, dim]; may be larger than memory: read once, in order.
+  void append(const float* vectors, size_t n, size_t n_threads);
+  void reserve(size_t n);
+  void resize(size_t n);
+  // The listed rows of another, in that order.
+  void take(const QuantizedRows& other, std::span<const int64_t> rows);
+
+  void prepare(const float* query, PreparedQuery& out) const;
+  void prepare_row(size_t row, PreparedQuery& out) const;
+  void aim(PreparedQuery& query, float margin) const;  // sets how far below the estimate the bounds lie
+
+  void restore(size_t row, float* vector) const;  // the vector as it was given; of unit length for cosine
+
+  void prefetch_sign(uint32_t row) const {
+    const unsigned char* at = signs_.data() + static_cast<size_t>(row) * sign_stride_;
+    for (size_t line = 0; line < sign_stride_; line += 64) __builtin_prefetch(at + line);
+  }
+  void prefetch_code(uint32_t row) const {
+    const int8_t* at = codes_.data() + static_cast<size_t>(row) * padded_;
+    for (size_t line = 0; line < padded_; line += 64) __builtin_prefetch(at + line);
+    __builtin_prefetch(factors_.data() + row);
+  }
+  void prefetch_fine(uint32_t row) const {
+    const int8_t* at = fine_.data() + static_cast<size_t>(row) * padded_;
+    for (size_t line = 0; line < padded_; line += 64) __builtin_prefetch(at + line);
+  }
+
+  // Rows are below size(). Lower bounds of D, at the margin the query was aimed with.
+  void bounds(const PreparedQuery& query, const uint32_t* rows, size_t n, float* out) const;
+  // D from the codes; `dots` is scratch of n.
+  void distances(const PreparedQuery& query, const uint32_t* rows, size_t n, int32_t* dots, float* out) const;
+  // What is answered, from codes and fine together: in the metric's own terms.
+  float answer(const PreparedQuery& query, uint32_t row) const;
+  // How far D from the codes can be from D of the vectors.
+  float error(const PreparedQuery& query, uint32_t row) const;
+  // D between rows: `wide` holds the codes of `row` in 16 bits.
+  void widen(uint32_t row, int16_t* wide) const;
+  void pair_distances(uint32_t row, const int16_t* wide, const uint32_t* rows, size_t n, int32_t* dots,
+                      float* out) const;
+
+ private:
+  void encode(size_t row, const float* gap, float length_square);
+  void finish(PreparedQuery& out) const;
+  void restore_gap(size_t row, float* out) const;
+
+  // What D between two rows holds beyond their own parts.
+  float pair_constant() const { return metric_ == Metric::l2 ? 0 : 2 * (longest_ * longest_ - centre_square_); }
+
+  Rotation rotation_;
+  Metric metric_;
+  size_t padded_;
+  size_t sign_stride_;
+  float longest_ = 1;  // L
+  float centre_square_ = 0;
+  std::vector<float> centre_;
+  HugeArray<int8_t> codes_;
+  HugeArray<int8_t> fine_;
+  HugeArray<unsigned char> signs_;
+  HugeArray<RowFactors> factors_;
+};
+
+}  // namespace likewise
