@@ -21,6 +21,7 @@ constexpr size_t beam_size = 4096;
 constexpr size_t n_spare = 24;
 constexpr size_t scan_chunk = 64;
 constexpr float scans_a_hop = 90;  // rows whose signs are read in the time that one row's links take
+constexpr float probe_hops = 12;   // followed under a filter before scan and graph are compared
 constexpr size_t tiny = 512;       // rows that are scanned rather than walked
 constexpr size_t most_held_out = 256;
 constexpr size_t calibrated_k = 10;
@@ -51,6 +52,7 @@ struct GraphIndex::Scratch {
   PreparedQuery queries[walks_at_once];
   Walk walks[walks_at_once];
   Shortlist nearest;
+  std::vector<uint64_t> keep;
   std::vector<Neighbor> answers;
   std::vector<uint32_t> rows;
   std::vector<float> distances;
@@ -339,78 +341,90 @@ float GraphIndex::expansion(float spread) const {
 // ---- searching
 
 void GraphIndex::search(const GraphSearch& search, Neighbors out, const GraphTrace& trace) const {
-  in_chunks(search.n_queries, search.n_threads > 1 ? 8 : search.n_queries, search.n_threads,
-            [&](size_t first, size_t last, size_t) {
-              const std::shared_lock lock(mutex_);
-              Lease lease(*this);
-              Scratch& scratch = *lease;
-              const size_t n = n_rows_;
-              // What may be answered: live, and asked for.
-              const uint64_t* keep = search.keep;
-              std::vector<uint64_t> both;
-              size_t n_keep = n_live_;
-              if (keep != nullptr && (n_live_ != n || search.n_keep_words < words_for(n))) {
-                both.assign(keep, keep + std::min(search.n_keep_words, words_for(n)));
-                both.resize(words_for(n));
-                intersect(both, {live_.data(), words_for(n)});
-                keep = both.data();
-              } else if (n_live_ != n) {
-                keep = live_.data();
-              }
-              if (search.keep != nullptr) n_keep = count({keep, words_for(n)}, n);
-              GraphSearch asked = search;
-              asked.keep = keep;
-              const size_t dim = rows_.dim();
-              const size_t k = std::min(search.k, n_keep);
-              const float selected = n == 0 ? 0 : static_cast<float>(n_keep) / static_cast<float>(n);
-              const float hops = expansion(search.spread) / std::max(selected, 1e-6F);
-              const bool by_graph =
-                  !search.is_exact && (search.is_walk || (n_keep > tiny && k < n_keep / 4 &&
-                                                          hops * scans_a_hop < static_cast<float>(n_keep)));
-              // A filter far from the query could keep the graph busy for longer than a scan takes.
-              const bool is_bounded = search.keep != nullptr;
-              WalkLimits limits{k, std::max(beam_size, 2 * k), search.spread, std::numeric_limits<size_t>::max()};
-              if (is_bounded) limits.max_expanded = static_cast<size_t>(static_cast<float>(n_keep) / scans_a_hop) + 1;
+  const size_t chunk = search.n_threads > 1 ? 2 * walks_at_once : search.n_queries;
+  in_chunks(search.n_queries, chunk, search.n_threads,
+            [&](size_t first, size_t last, size_t) { search_some(search, first, last, out, trace); });
+}
 
-              for (size_t at = first; at < last; at += walks_at_once) {
-                const size_t width = std::min(walks_at_once, last - at);
-                for (size_t i = 0; i < width; ++i) {
-                  PreparedQuery& query = scratch.queries[i];
-                  rows_.prepare(search.queries.data() + (at + i) * dim, query);
-                  rows_.aim(query, by_graph ? graph_margin : search.margin);
-                  if (by_graph) scratch.walks[i].start(graph(n), query, limits, keep);
-                }
-                if (by_graph) {
-                  for (size_t n_open = width; n_open > 0;) {
-                    n_open = 0;
-                    for (size_t i = 0; i < width; ++i) n_open += scratch.walks[i].advance() ? 1 : 0;
-                  }
-                }
-                for (size_t i = 0; i < width; ++i) {
-                  const PreparedQuery& query = scratch.queries[i];
-                  Plan plan = by_graph ? Plan::graph : Plan::scan;
-                  if (search.is_exact) {
-                    exact(asked, query, scratch, at + i, out);
-                  } else {
-                    const Walk& walk = scratch.walks[i];
-                    if (by_graph && !walk.was_cut() && walk.nearest().size() >= k) {
-                      answer(asked, query, walk.nearest(), scratch, at + i, out);
-                    } else {
-                      if (by_graph) {
-                        plan = Plan::graph_then_scan;
-                        rows_.aim(scratch.queries[i], search.margin - graph_margin);
-                      }
-                      search_scan(asked, query, n_keep, scratch);
-                      answer(asked, query, scratch.nearest, scratch, at + i, out);
-                    }
-                  }
-                  if (!trace.plans.empty()) trace.plans[at + i] = static_cast<uint8_t>(plan);
-                  if (!trace.n_expanded.empty()) {
-                    trace.n_expanded[at + i] = by_graph ? static_cast<int32_t>(scratch.walks[i].n_expanded()) : 0;
-                  }
-                }
-              }
-            });
+void GraphIndex::search_some(GraphSearch search, size_t first, size_t last, Neighbors out,
+                             const GraphTrace& trace) const {
+  const std::shared_lock lock(mutex_);
+  Lease lease(*this);
+  Scratch& scratch = *lease;
+  const size_t n = n_rows_;
+  const size_t dim = rows_.dim();
+
+  // What may be answered: live, and asked for.
+  const bool is_filtered = search.keep != nullptr;
+  size_t n_keep = n_live_;
+  if (is_filtered) {
+    const size_t n_words = words_for(n);
+    if (n_live_ != n || search.n_keep_words < n_words) {
+      scratch.keep.assign(search.keep, search.keep + std::min(search.n_keep_words, n_words));
+      scratch.keep.resize(n_words);
+      intersect(scratch.keep, {live_.data(), n_words});
+      search.keep = scratch.keep.data();
+    }
+    n_keep = count({search.keep, n_words}, n);
+  } else if (n_live_ != n) {
+    search.keep = live_.data();
+  }
+
+  const size_t k = std::min(search.k, n_keep);
+  const auto n_scans = static_cast<float>(n_keep);
+  const float hops = expansion(search.spread);
+  // Under a filter, the share of rows that pass where the query lies is not the share of all: a short walk tells.
+  const bool by_graph =
+      !search.is_exact && (search.is_walk || (n_keep > tiny && k < n_keep / 4 &&
+                                              (is_filtered ? 4 * probe_hops : hops) * scans_a_hop < n_scans));
+  WalkLimits limits{k, std::max(beam_size, 2 * k), search.spread, std::numeric_limits<size_t>::max()};
+  if (is_filtered && !search.is_walk) limits.max_expanded = static_cast<size_t>(probe_hops);
+  const auto walk_on = [&scratch](size_t width) {
+    for (size_t n_open = width; n_open > 0;) {
+      n_open = 0;
+      for (size_t i = 0; i < width; ++i) n_open += scratch.walks[i].advance() ? 1 : 0;
+    }
+  };
+
+  for (size_t at = first; at < last; at += walks_at_once) {
+    const size_t width = std::min(walks_at_once, last - at);
+    for (size_t i = 0; i < width; ++i) {
+      PreparedQuery& query = scratch.queries[i];
+      rows_.prepare(search.queries.data() + (at + i) * dim, query);
+      rows_.aim(query, by_graph ? graph_margin : search.margin);
+      if (by_graph) scratch.walks[i].start(graph(n), query, limits, search.keep);
+    }
+    if (by_graph) {
+      walk_on(width);
+      for (size_t i = 0; i < width; ++i) {
+        Walk& walk = scratch.walks[i];
+        if (!walk.was_cut()) continue;
+        const float share = walk.kept_share(n_scans / static_cast<float>(n));
+        if (hops / share * scans_a_hop < n_scans) walk.resume(static_cast<size_t>(n_scans / scans_a_hop));
+      }
+      walk_on(width);
+    }
+    for (size_t i = 0; i < width; ++i) {
+      PreparedQuery& query = scratch.queries[i];
+      const Walk& walk = scratch.walks[i];
+      const bool is_walked = by_graph && !walk.was_cut() && walk.nearest().size() >= k;
+      if (search.is_exact) {
+        exact(search, query, at + i, out);
+      } else if (is_walked) {
+        answer(search, query, walk.nearest(), scratch, at + i, out);
+      } else {
+        if (by_graph) rows_.aim(query, search.margin - graph_margin);
+        search_scan(search, query, n_keep, scratch);
+        answer(search, query, scratch.nearest, scratch, at + i, out);
+      }
+      if (!trace.plans.empty()) {
+        trace.plans[at + i] = static_cast<uint8_t>(is_walked  ? Plan::graph
+                                                   : by_graph ? Plan::graph_then_scan
+                                                              : Plan::scan);
+      }
+      if (!trace.n_expanded.empty()) trace.n_expanded[at + i] = by_graph ? static_cast<int32_t>(walk.n_expanded()) : 0;
+    }
+  }
 }
 
 // Signs of all rows asked for, codes of those that may be among the nearest; into scratch.nearest.
@@ -490,8 +504,7 @@ void GraphIndex::answer(const GraphSearch& search, const PreparedQuery& query, c
                out.distances.subspan(index * search.k, search.k));
 }
 
-void GraphIndex::exact(const GraphSearch& search, const PreparedQuery& query, Scratch&, size_t index,
-                       Neighbors out) const {
+void GraphIndex::exact(const GraphSearch& search, const PreparedQuery& query, size_t index, Neighbors out) const {
   TopK best(search.k);
   const auto look = [&](int64_t row) {
     const Neighbor neighbor{rows_.answer(query, static_cast<uint32_t>(row)), row};

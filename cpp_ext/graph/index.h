@@ -119,11 +119,11 @@ class GraphIndex {
                              std::span<int32_t> n_expanded) const;
   void finish_build(std::span<const uint32_t> order, size_t n_held_out, Linker& linker, const Progress& progress);
   void apply(const LinkUpdates& updates);
+  void search_some(GraphSearch search, size_t first, size_t last, Neighbors out, const GraphTrace& trace) const;
   void search_scan(const GraphSearch& search, const PreparedQuery& query, size_t n_keep, Scratch& scratch) const;
   void answer(const GraphSearch& search, const PreparedQuery& query, const Shortlist& nearest, Scratch& scratch,
               size_t index, Neighbors out) const;
-  void exact(const GraphSearch& search, const PreparedQuery& query, Scratch& scratch, size_t index,
-             Neighbors out) const;
+  void exact(const GraphSearch& search, const PreparedQuery& query, size_t index, Neighbors out) const;
   float expansion(float spread) const;
 
   LinkOptions options_;

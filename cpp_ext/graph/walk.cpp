@@ -31,7 +31,7 @@ void Walk::start(const Graph& graph, const PreparedQuery& query, const WalkLimit
     distances_.resize(most);
     dots_.resize(most);
   }
-  next_ = n_expanded_ = 0;
+  next_ = n_expanded_ = n_scored_ = n_kept_ = 0;
   was_cut_ = false;
 
   n_rows_ = 0;
@@ -129,6 +129,7 @@ void Walk::bound() {
 void Walk::score() {
   graph_.rows->distances(*query_, rows_.data(), n_rows_, dots_.data(), distances_.data());
   float limit = this->limit();
+  n_scored_ += n_rows_;
   for (size_t i = 0; i < n_rows_; ++i) {
     if (!(distances_[i] < limit)) continue;
     const uint32_t row = rows_[i];
@@ -136,6 +137,7 @@ void Walk::score() {
     next_ = std::min(next_, beam_.insert(candidate));
     if (keep_ != nullptr) {
       if ((keep_[row / word_bits] >> (row % word_bits) & 1) == 0) continue;
+      ++n_kept_;
       kept_.insert(candidate);
     }
     limit = this->limit();

@@ -104,6 +104,16 @@ class Walk {
   }
 
   bool was_cut() const { return was_cut_; }  // max_expanded ended it
+  void resume(size_t max_expanded) {
+    if (!was_cut_) return;
+    limits_.max_expanded = max_expanded;
+    was_cut_ = false;
+    phase_ = Phase::gather;
+  }
+  // The share of the rows looked at that may be answered.
+  float kept_share(float prior) const {
+    return (static_cast<float>(n_kept_) + prior) / (static_cast<float>(n_scored_) + 1);
+  }
   size_t n_expanded() const { return n_expanded_; }
   // Rows that may be answered, nearest first.
   const Shortlist& nearest() const { return keep_ == nullptr ? beam_ : kept_; }
@@ -142,6 +152,8 @@ class Walk {
   size_t n_rows_ = 0;
   size_t next_ = 0;  // no candidate before it is left to follow
   size_t n_expanded_ = 0;
+  size_t n_scored_ = 0;
+  size_t n_kept_ = 0;
   enum class Phase { gather, bound, score, over } phase_ = Phase::over;
   bool was_cut_ = false;
 };
