@@ -4,7 +4,8 @@ All contestants answer the same queries in one process, in turns A B A B. Recall
 when its exact distance is within the k-th one, and once however often it is named. `single` is one Python call a query on one
 pinned core, in CPU time of the process; `batch` hands all queries over at once on `--threads` threads, in wall time.
 Queries a second at a recall are interpolated on a logarithmic scale between neighbouring efforts of the Pareto front;
-ratios are medians over the repeats. Build time is CPU time, of all threads.
+ratios are medians over the repeats. Build time is CPU time, of all threads. Memory is what a reopened index allocates, plus the
+files that it maps: all of them, and the pages that 1,000 queries touched (`RSS`).
 """
 
 from __future__ import annotations
@@ -217,10 +218,10 @@ def prepare(
     if refused:
         print(f"{kind.name}: left out, {refused}", flush=True)
         return None
-    about = {"version": kind.version(), "parameters": dict(kind.parameters), "threads": threads}
+    about = {"version": kind.version(), "parameters": dict(kind.parameters)}
     note = folder / "built.json"
     built = json.loads(note.read_text()) if note.exists() else {}
-    if any(built.get(key) != value for key, value in about.items()):
+    if kind.changes or any(built.get(key) != value for key, value in about.items()):
         for left in folder.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         _settle()
@@ -233,6 +234,7 @@ def prepare(
             return None
         built = {
             **about,
+            "threads": threads,
             "cpu_s": round(time.process_time() - cpu, 1),
             "wall_s": round(time.perf_counter() - wall, 1),
             "peak_mib": round(harness.peak_mib() - before),
@@ -248,9 +250,10 @@ def prepare(
         peer.open(data.base, data.metric)
         peer.batch(data.queries, K, max(effort for effort in kind.efforts if effort <= 256), 1)
     _settle()
-    mapped, of_it = _mapped_mib(folder)
-    memory = {"resident_mib": round(_anonymous_mib() - before + of_it), "mapped_mib": round(mapped)}
-    print(f"{kind.name} {built['version']}: built in {built['cpu_s']} CPU s, {memory['resident_mib']} MiB", flush=True)
+    allocated, (mapped, touched) = _anonymous_mib() - before, _mapped_mib(folder)
+    memory = {"resident_mib": round(allocated + touched), "all_in_memory_mib": round(allocated + mapped)}
+    told = f"built in {built['cpu_s']} CPU s, {memory['resident_mib']} MiB of {memory['all_in_memory_mib']} in memory"
+    print(f"{kind.name} {built['version']}: {told}", flush=True)
     return Contestant(peer, built, memory)
 
 
@@ -265,7 +268,7 @@ def _anonymous_mib() -> float:
 
 
 def _mapped_mib(folder: Path) -> tuple[float, float]:
-    """Return how much of the files in a folder is mapped, and how much of that is resident."""
+    """Return MiB of the files in a folder that are mapped, and of their pages that were touched."""
     mapped = resident = 0
     ours = False
     for line in Path("/proc/self/smaps").read_text().splitlines():
@@ -386,12 +389,14 @@ def best_peers(made: Mapping[str, Any], way: str) -> dict[str, dict[str, Any]]:
 def table(made: Mapping[str, Any], ways: Sequence[str]) -> str:
     """Return the figures as lines for a terminal."""
     head = [f"{way[0].upper()}@{target:.2f}" for way in ways for target in TARGETS]
-    lines = [f"{'':30}" + "".join(f"{cell:>9}" for cell in head) + f"{'CPU s':>9}{'MiB':>7}{'recall':>8}"]
+    lines = [f"{'':30}" + "".join(f"{cell:>9}" for cell in head) + f"{'CPU s':>9}{'MiB':>7}{'RSS':>7}{'recall':>8}"]
     for name, of in made.items():
         cells = [of[way]["qps_at"][f"{target:.2f}"] for way in ways for target in TARGETS]
         told = "".join(f"{'-' if cell is None else format(cell, ','):>9}" for cell in cells)
         top = max(of[way]["highest_recall"] for way in ways)
-        lines.append(f"{name:30}{told}{of['build']['cpu_s']:>9}{of['resident_mib']:>7}{top:>8.4f}")
+        lines.append(
+            f"{name:30}{told}{of['build']['cpu_s']:>9}{of['all_in_memory_mib']:>7}{of['resident_mib']:>7}{top:>8.4f}"
+        )
     return "\n".join(lines)
 
 
