@@ -184,10 +184,12 @@ void bind_graph(nb::module_& m) {
   nb::class_<GraphIndex>(m, "GraphIndex")
       .def_static("build", build, "vectors"_a, nb::kw_only(), "metric"_a, "seed"_a, "degree"_a, "build_beam"_a,
                   "occlusion"_a, "threads"_a, "progress"_a.none(), "links"_a.none())
+      // A converted array would die with the call: another dtype is refused.
       .def_static("open", open, nb::kw_only(), "dim"_a, "metric"_a, "seed"_a, "degree"_a, "build_beam"_a, "occlusion"_a,
-                  "longest"_a, "codes"_a, "fine"_a, "signs"_a, "factors"_a, "centre"_a, "neighbors"_a, "entries"_a,
-                  "live"_a, "table"_a, "scan_table"_a, nb::keep_alive<0, 8>(), nb::keep_alive<0, 9>(),
-                  nb::keep_alive<0, 10>(), nb::keep_alive<0, 11>(), nb::keep_alive<0, 13>())
+                  "longest"_a, "codes"_a.noconvert(), "fine"_a.noconvert(), "signs"_a.noconvert(),
+                  "factors"_a.noconvert(), "centre"_a.noconvert(), "neighbors"_a.noconvert(), "entries"_a.noconvert(),
+                  "live"_a.noconvert(), "table"_a.noconvert(), "scan_table"_a.noconvert(), nb::keep_alive<0, 8>(),
+                  nb::keep_alive<0, 9>(), nb::keep_alive<0, 10>(), nb::keep_alive<0, 11>(), nb::keep_alive<0, 13>())
       .def("search", search, "queries"_a, "k"_a, "spread"_a, "margin"_a, "exact"_a, "keep"_a.none(), "threads"_a,
            "trace"_a)
       .def("arrays", [](nb::handle_t<GraphIndex> self) { return arrays(self); })
@@ -199,6 +201,7 @@ void bind_graph(nb::module_& m) {
       .def("spread_for_recall", &GraphIndex::spread_for_recall, "recall"_a)
       .def("recall_of", &GraphIndex::recall_of, "spread"_a)
       .def("margin_for_recall", &GraphIndex::margin_for_recall, "recall"_a)
+      .def("measure_costs", &GraphIndex::measure_costs, nb::call_guard<nb::gil_scoped_release>())
       .def("n_unreachable", &GraphIndex::n_unreachable)
       .def_prop_ro("longest", [](const GraphIndex& index) { return index.state().rows.longest; })
       .def_prop_ro("metric", [](const GraphIndex& index) { return name_of(index.metric()); })

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matching.datapoint import Metric
-from matching.errors import CorruptArtifact, MissingExtra
+from matching.errors import CorruptArtifact, InvalidInput, MissingExtra
 
 Faiss: TypeAlias = Any  # the wheel ships no types
 _ADD_ROWS = 16_384
@@ -184,3 +184,29 @@ class FaissIndex:
                 f"{dim}; build the version again"
             )
         return cls(index, kind, memory=blob)
+
+
+def hnsw_links(index: Faiss) -> NDArray[np.int32]:
+    """Return the links of an HNSW graph's lowest level, for `GraphIndex.from_links`.
+
+    A CAGRA graph built on a GPU comes the same way: copy it into an `IndexHNSWCagra` with `copyTo` first.
+
+    Args:
+        index: a FAISS index with an `hnsw`, or one around such an index.
+
+    Returns:
+        int32[n, m]; -1 = none.
+
+    Raises:
+        InvalidInput: it holds no HNSW graph.
+    """
+    faiss = load_faiss()
+    while not hasattr(index, "hnsw"):
+        if not hasattr(index, "index"):
+            raise InvalidInput(f"[hnsw_links] {type(index).__name__} holds no HNSW graph; expected a FAISS HNSW index")
+        index = faiss.downcast_index(index.index)
+    hnsw = index.hnsw
+    offsets = faiss.vector_to_array(hnsw.offsets)[: index.ntotal].astype(np.int64)
+    neighbors = faiss.vector_to_array(hnsw.neighbors)
+    links: NDArray[np.int32] = neighbors[offsets[:, None] + np.arange(hnsw.nb_neighbors(0))]
+    return links

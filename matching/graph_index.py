@@ -137,7 +137,7 @@ class GraphIndex:
             MissingExtra: the native module is not there.
         """
         given = np.ascontiguousarray(links, np.int32)
-        return cls._build(vectors, given, metric, seed, threads, degree, 100, progress)
+        return cls._build(vectors, given, metric, seed, threads, degree, max(100, degree), progress)
 
     @classmethod
     def _build(
@@ -387,6 +387,16 @@ class GraphIndex:
             raise CorruptArtifact(f"[open] {file.name}: its arrays do not fit each other; build it again") from error
         return cls(opened, seed=seed, build_beam=build_beam, occlusion=occlusion)
 
+    def calibrate(self) -> float:
+        """Measure on this machine what following links costs against reading signs, for the choice between both.
+
+        Takes some tens of milliseconds. What is measured holds for this object and is not saved.
+
+        Returns:
+            Rows whose signs are read in the time that one row's links take.
+        """
+        return self._native.measure_costs()
+
     def __len__(self) -> int:
         """Return the number of live rows."""
         return self._native.n_live
@@ -433,20 +443,21 @@ def _native() -> NativeGraphClass:
 
 
 def _check_vectors(operation: str, vectors: ArrayLike, dim: int | None) -> NDArray[np.float32]:
-    try:
-        checked = np.ascontiguousarray(vectors, np.float32)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(
-            f"[{operation}] vectors cannot be read as numbers: {error}; expected float32[n, d]"
-        ) from error
     wrong = InvalidQuery if operation == "search" else InvalidInput
+    try:
+        with np.errstate(over="ignore"):  # what overflows is refused below
+            checked = np.ascontiguousarray(vectors, np.float32)
+    except (TypeError, ValueError) as error:
+        raise wrong(f"[{operation}] vectors cannot be read as numbers: {error}; expected float32[n, d]") from error
     expected = f"[n, {dim}]" if dim is not None else f"[n, d], 1 <= d <= {MAX_DIM}"
     if checked.ndim != 2 or not 1 <= checked.shape[1] <= MAX_DIM or (dim is not None and checked.shape[1] != dim):
         raise wrong(f"[{operation}] vectors have shape {checked.shape}; expected float32{expected}")
     if len(checked) > MAX_ROWS:
         raise wrong(f"[{operation}] {len(checked)} rows are more than {MAX_ROWS}; use several shards")
     # A sum is finite only if every term is, and costs one pass without a copy.
-    if not np.isfinite(checked.sum(dtype=np.float64)) or not np.isfinite(np.abs(checked).max(initial=0)):
+    with np.errstate(invalid="ignore"):
+        total = checked.sum(dtype=np.float64)
+    if not np.isfinite(total) or not np.isfinite(np.abs(checked).max(initial=0)):
         row = int(np.flatnonzero(~np.isfinite(checked).all(axis=1))[0])
         raise wrong(f"[{operation}] row {row} holds NaN or infinity; expected finite numbers")
     if checked.size and float(np.abs(checked).max()) > 1e15:

@@ -1,6 +1,7 @@
 #include "graph/index.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -20,17 +21,20 @@ constexpr size_t walks_at_once = 4;  // of one thread: the memory of one comes w
 constexpr size_t beam_size = 4096;
 constexpr size_t n_spare = 24;
 constexpr size_t scan_chunk = 64;
-constexpr float scans_a_hop = 90;  // rows whose signs are read in the time that one row's links take
-constexpr float probe_hops = 12;   // followed under a filter before scan and graph are compared
-constexpr size_t tiny = 512;       // rows that are scanned rather than walked
+constexpr float probe_hops = 12;  // followed under a filter before scan and graph are compared
+constexpr size_t tiny = 512;      // rows that are scanned rather than walked
 constexpr size_t most_held_out = 256;
 constexpr size_t calibrated_k = 10;
 constexpr size_t calibrated_scans = 12'000'000;  // rows read for each margin
-constexpr size_t build_stride_factor = 3;        // links a row may have while it is built, in halves of the degree
 constexpr float spreads[] = {1.0F,  1.03F, 1.06F, 1.09F, 1.12F, 1.15F, 1.18F, 1.22F, 1.26F,
                              1.31F, 1.37F, 1.45F, 1.55F, 1.7F,  2.0F,  2.5F,  3.5F};
 constexpr float margins[] = {0.25F, 0.5F, 0.75F, 1.0F, 1.25F, 1.5F, 2.0F, 2.5F, 3.0F};
+constexpr float certain_margin = 6;
 constexpr float graph_margin = 0.5F;
+constexpr float filter_margin = 0.75F;  // more under a filter: far from the query distances lie closer together
+constexpr float complete = 0.9995F;     // a recall beyond which nothing is left to measure
+
+size_t n_held_out(size_t n) { return n < 2 * tiny ? 0 : std::min(most_held_out, n / 16); }
 
 // Mean and its lower bound at 95 % confidence, one-sided.
 std::pair<float, float> mean_and_low(const std::vector<float>& values) {
@@ -45,6 +49,17 @@ std::pair<float, float> mean_and_low(const std::vector<float>& values) {
   const double error = std::sqrt(std::max(squares / n - mean * mean, 0.0) / n);
   return {static_cast<float>(mean), static_cast<float>(mean - 1.645 * error)};
 }
+
+std::vector<uint32_t> random_order(size_t n, uint64_t seed) {
+  std::vector<uint32_t> order(n);
+  std::iota(order.begin(), order.end(), 0U);
+  Random random(seed);
+  for (size_t i = n; i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
+  return order;
+}
+
+// How many rows of a build are kept back to measure it by.
+constexpr size_t held_out_of(size_t n) { return n < 2 * tiny ? 0 : std::min(most_held_out, n / 16); }
 
 }  // namespace
 
@@ -117,54 +132,58 @@ void GraphIndex::restore(size_t row, float* vector) const {
 
 // ---- building
 
-void GraphIndex::build(const float* vectors, size_t n, size_t n_threads, const Progress& progress) {
-  rows_.learn(vectors, n, n_threads);
-  rows_.reserve(n);
-  rows_.append(vectors, n, n_threads);
+// All rows in a random order; the last ones are held out as queries to measure by.
+std::vector<uint32_t> GraphIndex::shuffled(size_t n) const {
   std::vector<uint32_t> order(n);
   std::iota(order.begin(), order.end(), 0U);
   Random random(seed_);
   for (size_t i = n; i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
+  return order;
+}
 
+void GraphIndex::build(const float* vectors, size_t n, size_t n_threads, const Progress& progress) {
+  rows_.learn(vectors, n);
+  rows_.reserve(n);
+  rows_.append(vectors, n, n_threads);
+  const std::vector<uint32_t> order = shuffled(n);
   Linker linker(options_, n_threads);
-  const size_t n_held_out = n < 2 * tiny ? 0 : std::min(most_held_out, n / 16);
-  const size_t stride = options_.degree * build_stride_factor / 2;
+  const size_t stride = options_.degree * 3 / 2;
   HugeArray<uint32_t> links;
   links.resize(n * stride);
   std::fill_n(links.writable(), n * stride, no_row);
-  link({order.data(), n - n_held_out}, links, stride, linker, 0, progress);
+  link({order.data(), n - n_held_out(n)}, links, stride, linker, progress);
   settle(links, stride, linker);
-  finish_build(order, n_held_out, linker, progress);
+  finish_build(order, linker, progress);
 }
 
 void GraphIndex::build_from(const float* vectors, size_t n, const int32_t* links, size_t n_links, size_t n_threads,
                             const Progress& progress) {
-  rows_.learn(vectors, n, n_threads);
+  rows_.learn(vectors, n);
   rows_.reserve(n);
   rows_.append(vectors, n, n_threads);
-  std::vector<uint32_t> order(n);
-  std::iota(order.begin(), order.end(), 0U);
+  const std::vector<uint32_t> order = shuffled(n);
+  std::vector<bool> is_held_out(n);
+  for (size_t i = n - n_held_out(n); i < n; ++i) is_held_out[order[i]] = true;
   Linker linker(options_, n_threads);
   HugeArray<uint32_t> given;
   given.resize(n * n_links);
   for (size_t row = 0; row < n; ++row) {
     uint32_t* list = given.writable() + row * n_links;
     size_t at = 0;
-    for (size_t i = 0; i < n_links; ++i) {
+    for (size_t i = 0; i < n_links && !is_held_out[row]; ++i) {
       const int32_t link = links[row * n_links + i];
-      if (link >= 0 && static_cast<size_t>(link) < n && static_cast<size_t>(link) != row) {
-        list[at++] = static_cast<uint32_t>(link);
-      }
+      if (link < 0 || static_cast<size_t>(link) >= n || static_cast<size_t>(link) == row) continue;
+      if (!is_held_out[static_cast<size_t>(link)]) list[at++] = static_cast<uint32_t>(link);
     }
     std::fill(list + at, list + n_links, no_row);
   }
   settle(given, n_links, linker);
-  finish_build(order, 0, linker, progress);
+  finish_build(order, linker, progress);
 }
 
 void GraphIndex::link(std::span<const uint32_t> order, HugeArray<uint32_t>& links, size_t stride, Linker& linker,
-                      size_t from, const Progress& progress) {
-  size_t done = std::max<size_t>(from, std::min<size_t>(1, order.size()));
+                      const Progress& progress) {
+  size_t done = std::min<size_t>(1, order.size());
   while (done < order.size()) {
     // A batch sees nothing of itself: it stays a small part of what is linked.
     const size_t batch =
@@ -193,18 +212,17 @@ void GraphIndex::settle(const HugeArray<uint32_t>& links, size_t stride, Linker&
 }
 
 // The graph holds all but the last n_held_out rows of the order: they are the queries it is measured by, then join it.
-void GraphIndex::finish_build(std::span<const uint32_t> order, size_t n_held_out, Linker& linker,
-                              const Progress& progress) {
+void GraphIndex::finish_build(std::span<const uint32_t> order, Linker& linker, const Progress& progress) {
   const size_t n = order.size();
-  const std::span<const uint32_t> held_out = order.subspan(n - n_held_out);
+  const std::span<const uint32_t> held_out = order.subspan(n - n_held_out(n));
   n_rows_ = n;
   live_.assign(words_for(n), 0);
   for (size_t w = 0; w < live_.size(); ++w) live_[w] = live_bits(w, n);
   for (const uint32_t row : held_out) live_[row / word_bits] &= ~(uint64_t{1} << (row % word_bits));
-  n_live_ = n - n_held_out;
+  n_live_ = n - held_out.size();
   choose_entries();
   connect(graph(n), neighbors_.writable(), live_.data(), linker);
-  if (n_held_out != 0) {
+  if (!held_out.empty()) {
     calibrate(held_out, linker.n_threads());
     apply(linker.insert(graph(n), held_out, live_.data()));
     for (const uint32_t row : held_out) live_[row / word_bits] |= uint64_t{1} << (row % word_bits);
@@ -253,9 +271,10 @@ void GraphIndex::calibrate(std::span<const uint32_t> held_out, size_t n_threads)
   std::vector<float> distances(n * k);
   GraphSearch request{queries, n, k, spreads[0], margins[0]};
   request.n_threads = n_threads;
-  request.is_exact = true;
+  // So far below its estimate no sign bound hides a row.
+  request.margin = certain_margin;
+  request.spread = std::numeric_limits<float>::max();
   search(request, {truth, distances}, {});
-  request.is_exact = false;
   table_.clear();
   scan_table_.clear();
   std::vector<int32_t> n_expanded(n);
@@ -266,7 +285,7 @@ void GraphIndex::calibrate(std::span<const uint32_t> held_out, size_t n_threads)
     const double expanded = std::accumulate(n_expanded.begin(), n_expanded.end(), 0.0) / static_cast<double>(n);
     table_.push_back({spread, static_cast<float>(expanded), mean, low});
     // Beyond this a scan is cheaper, and as good.
-    if (mean > 0.9995 || expanded * scans_a_hop > static_cast<double>(n_live_)) break;
+    if (mean > complete || 2 * expanded * scans_a_hop_ > static_cast<double>(n_live_)) break;
   }
 
   // A scan reads every row: fewer queries will do.
@@ -277,7 +296,7 @@ void GraphIndex::calibrate(std::span<const uint32_t> held_out, size_t n_threads)
     request.margin = margin;
     const auto [mean, low] = mean_and_low(recalls(request, truth, {}));
     scan_table_.push_back({margin, low});
-    if (mean > 0.9995) break;
+    if (mean > complete) break;
   }
 }
 
@@ -305,7 +324,9 @@ float GraphIndex::spread_for_recall(float recall) const {
     if (recall > high.recall_low || high.recall_low <= low.recall_low) continue;
     return low.spread + (high.spread - low.spread) * (recall - low.recall_low) / (high.recall_low - low.recall_low);
   }
-  return table_.back().spread;
+  // The table ends early where a scan is cheaper.
+  const bool is_cut = table_.size() < std::size(spreads) && !(table_.back().recall > complete);
+  return is_cut ? std::numeric_limits<float>::max() : table_.back().spread;
 }
 
 float GraphIndex::recall_of(float spread) const {
@@ -331,7 +352,7 @@ float GraphIndex::margin_for_recall(float recall) const {
 
 // How many rows a search of this spread follows; without a lock.
 float GraphIndex::expansion(float spread) const {
-  if (table_.empty()) return 64;
+  if (table_.empty()) return 64 * std::max(1.0F, spread / 1.3F);
   for (const Operating& each : table_) {
     if (each.spread >= spread) return each.n_expanded;
   }
@@ -356,6 +377,7 @@ void GraphIndex::search_some(GraphSearch search, size_t first, size_t last, Neig
 
   // What may be answered: live, and asked for.
   const bool is_filtered = search.keep != nullptr;
+  if (is_filtered) search.margin += filter_margin;
   size_t n_keep = n_live_;
   if (is_filtered) {
     const size_t n_words = words_for(n);
@@ -373,6 +395,7 @@ void GraphIndex::search_some(GraphSearch search, size_t first, size_t last, Neig
   const size_t k = std::min(search.k, n_keep);
   const auto n_scans = static_cast<float>(n_keep);
   const float hops = expansion(search.spread);
+  const float scans_a_hop = scans_a_hop_;
   // Under a filter, the share of rows that pass where the query lies is not the share of all: a short walk tells.
   const bool by_graph =
       !search.is_exact && (search.is_walk || (n_keep > tiny && k < n_keep / 4 &&
@@ -497,11 +520,12 @@ void GraphIndex::answer(const GraphSearch& search, const PreparedQuery& query, c
   scratch.answers.clear();
   for (size_t i = 0; i < n_likely; ++i) {
     const uint32_t row = row_of(nearest[i]);
-    scratch.answers.push_back({rows_.answer(query, row), static_cast<int64_t>(row)});
+    const Neighbor neighbor{rows_.answer(query, row), static_cast<int64_t>(row)};
+    if (nearer(neighbor, no_neighbor)) scratch.answers.push_back(neighbor);  // not the NaN of a damaged file
   }
   std::sort(scratch.answers.begin(), scratch.answers.end(), nearer);
-  write_sorted({scratch.answers.data(), std::min(n_likely, search.k)}, out.rows.subspan(index * search.k, search.k),
-               out.distances.subspan(index * search.k, search.k));
+  write_sorted({scratch.answers.data(), std::min(scratch.answers.size(), search.k)},
+               out.rows.subspan(index * search.k, search.k), out.distances.subspan(index * search.k, search.k));
 }
 
 void GraphIndex::exact(const GraphSearch& search, const PreparedQuery& query, size_t index, Neighbors out) const {
@@ -539,7 +563,7 @@ size_t GraphIndex::add(const float* vectors, size_t n, size_t n_threads) {
     const size_t start = n_rows_;
     {
       const std::unique_lock lock(mutex_);
-      if (start == 0) rows_.learn(vectors, n, n_threads);
+      if (start == 0) rows_.learn(vectors, n);
       rows_.append(vectors + done * rows_.dim(), batch, n_threads);
       neighbors_.own();
       neighbors_.resize(rows_.size() * options_.degree);
@@ -549,7 +573,9 @@ size_t GraphIndex::add(const float* vectors, size_t n, size_t n_threads) {
     std::vector<uint32_t> rows(batch);
     std::iota(rows.begin(), rows.end(), static_cast<uint32_t>(start));
     LinkUpdates updates;
-    if (start != 0) updates = linker.insert(graph(rows_.size()), rows, n_live_ == n_rows_ ? nullptr : live_.data());
+    // Where few rows live, the deleted ones hold the graph together.
+    const bool is_live_enough = n_live_ != n_rows_ && n_live_ > n_rows_ / 2;
+    if (start != 0) updates = linker.insert(graph(rows_.size()), rows, is_live_enough ? live_.data() : nullptr);
     const std::unique_lock lock(mutex_);
     apply(updates);
     for (const uint32_t row : rows) live_[row / word_bits] |= uint64_t{1} << (row % word_bits);
@@ -597,9 +623,11 @@ std::unique_ptr<GraphIndex> GraphIndex::compacted(size_t n_threads, std::vector<
       const uint32_t* links = neighbors_.data() + static_cast<size_t>(row) * degree;
       uint32_t* list = out->neighbors_.writable() + i * degree;
       bool is_whole = true;
-      for (size_t j = 0; j < degree && links[j] < n_rows_; ++j) is_whole &= new_rows[links[j]] != no_row;
+      size_t n_links = 0;
+      for (; n_links < degree && links[n_links] < n_rows_; ++n_links) is_whole &= new_rows[links[n_links]] != no_row;
       if (is_whole) {
-        std::copy_n(links, degree, list);
+        std::copy_n(links, n_links, list);
+        std::fill(list + n_links, list + degree, no_row);
       } else {
         linker.bridge(before, row, live_.data(), worker, list);
       }
@@ -611,9 +639,48 @@ std::unique_ptr<GraphIndex> GraphIndex::compacted(size_t n_threads, std::vector<
   for (size_t w = 0; w < out->live_.size(); ++w) out->live_[w] = live_bits(w, n);
   out->table_ = table_;
   out->scan_table_ = scan_table_;
+  out->scans_a_hop_ = scans_a_hop_.load();
   out->choose_entries();
   connect(out->graph(n), out->neighbors_.writable(), nullptr, linker);
   return out;
+}
+
+float GraphIndex::measure_costs() {
+  constexpr size_t n_queries = 32;
+  constexpr int repeats = 3;
+  const size_t n = size();
+  if (n_live() < 4 * tiny) return scans_a_hop_;
+  std::vector<float> queries(n_queries * rows_.dim());
+  Random random(seed_ + 2);
+  for (size_t i = 0; i < n_queries; ++i) restore(random.below(n), queries.data() + i * rows_.dim());
+  std::vector<int64_t> rows(n_queries * calibrated_k);
+  std::vector<float> distances(n_queries * calibrated_k);
+  std::vector<int32_t> n_expanded(n_queries);
+  std::vector<uint64_t> some(words_for(n));
+  for (size_t row = 0; row < n; row += std::max<size_t>(1, n / 20'000)) {
+    some[row / word_bits] |= uint64_t{1} << (row % word_bits);
+  }
+  const auto seconds = [&](const GraphSearch& request) {
+    double best = std::numeric_limits<double>::infinity();
+    for (int i = 0; i < repeats; ++i) {
+      const auto start = std::chrono::steady_clock::now();
+      search(request, {rows, distances}, {{}, n_expanded});
+      best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    }
+    return best;
+  };
+  GraphSearch request{queries, n_queries, calibrated_k, spread_for_recall(0.99F), graph_margin};
+  request.is_walk = true;
+  const double walked = seconds(request);
+  const double hops = std::accumulate(n_expanded.begin(), n_expanded.end(), 0.0);
+  request.is_walk = false;
+  request.spread = std::numeric_limits<float>::max();
+  request.keep = some.data();
+  request.n_keep_words = some.size();
+  const double scanned = seconds(request);
+  const auto n_scanned = static_cast<double>(n_queries * count(some, n));
+  scans_a_hop_ = static_cast<float>(std::clamp(walked / std::max(hops, 1.0) / (scanned / n_scanned), 10.0, 1000.0));
+  return scans_a_hop_;
 }
 
 size_t GraphIndex::n_unreachable() const {

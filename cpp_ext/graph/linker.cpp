@@ -9,6 +9,7 @@ namespace likewise {
 namespace {
 
 constexpr float build_margin = 0.5F;
+constexpr auto n_filling = static_cast<std::ptrdiff_t>(8);  // links of a link that may fill a list
 
 bool is_kept(const uint64_t* keep, uint32_t row) {
   return keep == nullptr || (keep[row / word_bits] >> (row % word_bits) & 1) != 0;
@@ -99,6 +100,7 @@ void Linker::write(const Worker& worker, size_t stride, uint32_t* list) {
 
 LinkUpdates Linker::insert(const Graph& graph, std::span<const uint32_t> batch, const uint64_t* keep) {
   const size_t stride = graph.stride;
+  const bool is_settled = stride == options_.degree;  // nobody will fill these lists later
   LinkUpdates updates;
   updates.rows.assign(batch.begin(), batch.end());
   updates.lists.assign(batch.size() * stride, no_row);
@@ -116,7 +118,7 @@ LinkUpdates Linker::insert(const Graph& graph, std::span<const uint32_t> batch, 
       for (size_t j = 0; j < nearest.size(); ++j) {
         if (row_of(nearest[j]) != batch[i]) worker.candidates.push_back(nearest[j] & ~Candidate{1});
       }
-      choose(graph, worker, options_.degree, false);
+      choose(graph, worker, options_.degree, is_settled);
       std::copy(worker.chosen.begin(), worker.chosen.end(), updates.lists.data() + i * stride);
     }
   });
@@ -151,7 +153,7 @@ LinkUpdates Linker::insert(const Graph& graph, std::span<const uint32_t> batch, 
         continue;
       }
       rank(graph, row, worker);
-      choose(graph, worker, options_.degree, false);
+      choose(graph, worker, options_.degree, is_settled);
       write(worker, stride, list);
     }
   });
@@ -169,8 +171,10 @@ void Linker::settle(const Graph& graph, uint32_t row, size_t index, uint32_t* li
     return;
   }
   for (const uint32_t link : links) {
+    // The nearest of theirs come first.
     const std::span<const uint32_t> theirs = links_of(graph, link);
-    worker.rows.insert(worker.rows.end(), theirs.begin(), theirs.end());
+    worker.rows.insert(worker.rows.end(), theirs.begin(),
+                       theirs.begin() + std::min<std::ptrdiff_t>(std::ssize(theirs), n_filling));
   }
   rank(graph, row, worker);
   worker.chosen.assign(links.begin(), links.end());

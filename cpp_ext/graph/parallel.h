@@ -13,9 +13,10 @@ namespace likewise {
 // Calls work(first, last, worker) for chunks of [0, n); worker < n_threads. The first exception is thrown again here.
 template <class Work>
 void in_chunks(size_t n, size_t chunk, size_t n_threads, Work&& work) {
+  if (n == 0) return;
   n_threads = std::clamp<size_t>((n + chunk - 1) / chunk, 1, std::max<size_t>(n_threads, 1));
   if (n_threads == 1) {
-    if (n != 0) work(size_t{0}, n, size_t{0});
+    work(size_t{0}, n, size_t{0});
     return;
   }
   std::atomic<size_t> next{0};

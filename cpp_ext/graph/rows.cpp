@@ -39,9 +39,10 @@ float largest(const float* x, size_t n) {
   return most;
 }
 
-// The largest 16-bit step whose product sums with 8-bit codes stay within 32 bits.
+// The largest 16-bit step whose product sums with 8-bit codes stay within 32 bits, even with the -128 of a damaged
+// file.
 float step_max(size_t padded) {
-  return std::min(32767.0F, std::floor(2147483647.0F / (code_max * static_cast<float>(padded))));
+  return std::min(32767.0F, std::floor(2147483520.0F / ((code_max + 1) * static_cast<float>(padded))));
 }
 
 }  // namespace
@@ -73,7 +74,7 @@ size_t QuantizedRows::owned_bytes() const {
   return codes_.owned_bytes() + fine_.owned_bytes() + signs_.owned_bytes() + factors_.owned_bytes();
 }
 
-void QuantizedRows::learn(const float* vectors, size_t n, size_t n_threads) {
+void QuantizedRows::learn(const float* vectors, size_t n) {
   const size_t dim = rotation_.dim();
   const size_t stride = std::max<size_t>(1, n / sample_limit);
   std::vector<double> sum(dim);
@@ -90,7 +91,6 @@ void QuantizedRows::learn(const float* vectors, size_t n, size_t n_threads) {
     for (size_t i = 0; i < dim; ++i) sum[i] += vector[i] * scale;
     ++count;
   }
-  (void)n_threads;
   longest_ = metric_ == Metric::ip && longest > 0 ? std::sqrt(longest) : 1;
   std::vector<float> mean(dim);
   for (size_t i = 0; i < dim; ++i) mean[i] = static_cast<float>(sum[i] / std::max(count, 1.0));

@@ -71,7 +71,7 @@ class QuantizedRows {
   size_t owned_bytes() const;
 
   // Learns centre and greatest length; before the first append.
-  void learn(const float* vectors, size_t n, size_t n_threads);
+  void learn(const float* vectors, size_t n);
   // Finite vectors [n, dim]; may be larger than memory: read once, in order.
   void append(const float* vectors, size_t n, size_t n_threads);
   void reserve(size_t n);
