@@ -4,6 +4,7 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <cmath>
 #include <memory>
 #include <optional>
 #include <string>
@@ -39,6 +40,16 @@ const char* name_of(Metric metric) {
   return "";
 }
 
+// The first row with a number that is not finite or beyond the limit, or -1.
+int64_t first_unfit_row(const float* values, size_t n, size_t dim, float limit) {
+  for (size_t row = 0; row < n; ++row) {
+    bool is_fit = true;
+    for (size_t i = 0; i < dim; ++i) is_fit &= std::fabs(values[row * dim + i]) <= limit;  // false for NaN
+    if (!is_fit) return static_cast<int64_t>(row);
+  }
+  return -1;
+}
+
 Progress progress_of(const nb::object& callback) {
   return [callback](size_t done) {
     const nb::gil_scoped_acquire held;
@@ -60,6 +71,11 @@ std::unique_ptr<GraphIndex> build(const Rows& vectors, const std::string& metric
     index->build(vectors.data(), vectors.shape(0), threads, report);
   }
   return index;
+}
+
+int64_t unfit(const Rows& vectors, float limit) {
+  const nb::gil_scoped_release released;
+  return first_unfit_row(vectors.data(), vectors.shape(0), vectors.shape(1), limit);
 }
 
 nb::object search(const GraphIndex& index, const Rows& queries, size_t k, float spread, float margin, bool exact,
@@ -190,6 +206,7 @@ void bind_graph(nb::module_& m) {
                   "factors"_a.noconvert(), "centre"_a.noconvert(), "neighbors"_a.noconvert(), "entries"_a.noconvert(),
                   "live"_a.noconvert(), "table"_a.noconvert(), "scan_table"_a.noconvert(), nb::keep_alive<0, 8>(),
                   nb::keep_alive<0, 9>(), nb::keep_alive<0, 10>(), nb::keep_alive<0, 11>(), nb::keep_alive<0, 13>())
+      .def_static("first_unfit_row", unfit, "vectors"_a, "limit"_a)
       .def("search", search, "queries"_a, "k"_a, "spread"_a, "margin"_a, "exact"_a, "keep"_a.none(), "threads"_a,
            "trace"_a)
       .def("arrays", [](nb::handle_t<GraphIndex> self) { return arrays(self); })

@@ -27,6 +27,7 @@ class NativeGraph(Protocol):
     def longest(self) -> float: ...
     @property
     def owned_bytes(self) -> int: ...
+    def first_unfit_row(self, vectors: NDArray[np.float32], limit: float) -> int: ...
     def search(
         self,
         queries: NDArray[np.float32],
@@ -53,6 +54,8 @@ class NativeGraph(Protocol):
 
 class NativeGraphClass(Protocol):
     """What makes them."""
+
+    def first_unfit_row(self, vectors: NDArray[np.float32], limit: float) -> int: ...
 
     def build(
         self,

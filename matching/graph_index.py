@@ -26,6 +26,8 @@ MAX_DIM = 4096
 MAX_ROWS = 2**31 - 1
 MAX_K = 1 << 20
 MAX_THREADS = 256
+MAX_KNOBS = 1024
+MAX_NUMBER = 1e15
 DEFAULT_RECALL = 0.95
 
 _METRICS: tuple[Metric, ...] = ("ip", "cosine", "l2")
@@ -81,6 +83,8 @@ class GraphIndex:
     def __init__(self, native: NativeGraph, *, seed: int, build_beam: int, occlusion: float) -> None:
         """Wrap a native index; use `build`, `from_links` or `open`."""
         self._native = native
+        self._dim = native.dim
+        self._knobs: dict[tuple[float | None, float | None], tuple[float, float]] = {}
         self._seed = seed
         self._build_beam = build_beam
         self._occlusion = occlusion
@@ -152,7 +156,7 @@ class GraphIndex:
         progress: Callable[[int], None] | None,
     ) -> GraphIndex:
         native = _native()
-        rows = _check_vectors("build", vectors, None)
+        rows = _check_vectors("build", vectors, None, native)
         if metric not in _METRICS:
             raise InvalidInput(f"[build] metric is {metric!r}; expected ip, cosine or l2")
         _check_range("build", "threads", threads, 1, MAX_THREADS)
@@ -235,9 +239,16 @@ class GraphIndex:
         trace: bool,
     ) -> tuple[NDArray[np.generic], ...]:
         native = self._native
-        asked = _check_vectors("search", queries, native.dim)
+        asked = _check_vectors("search", queries, self._dim, native)
         _check_range("search", "k", k, 1, MAX_K)
         _check_range("search", "threads", threads, 1, MAX_THREADS)
+        knobs = self._knobs.get((effort, recall_target))
+        spread, margin = knobs if knobs is not None else self._knobs_for(effort, recall_target)
+        keep = None if mask is None else _bitmap(mask, native.size)
+        return native.search(asked, k, spread, margin, exact, keep, threads, trace)
+
+    def _knobs_for(self, effort: float | None, recall_target: float | None) -> tuple[float, float]:
+        native = self._native
         if effort is not None:
             if recall_target is not None:
                 raise InvalidQuery("[search] effort and recall_target are both given; expected one of them")
@@ -251,8 +262,9 @@ class GraphIndex:
                 raise InvalidQuery(f"[search] recall_target is {recall}; expected 0 < recall_target <= 1")
             spread = native.spread_for_recall(recall)
             margin = native.margin_for_recall(recall)
-        keep = None if mask is None else _bitmap(mask, native.size)
-        return native.search(asked, k, spread, margin, exact, keep, threads, trace)
+        if len(self._knobs) < MAX_KNOBS:
+            self._knobs[effort, recall_target] = spread, margin
+        return spread, margin
 
     def add(self, vectors: ArrayLike, *, threads: int = 1) -> NDArray[np.int64]:
         """Add rows; searches go on meanwhile and find them as soon as they are linked.
@@ -266,7 +278,7 @@ class GraphIndex:
         Raises:
             InvalidInput: vectors are not as stated.
         """
-        rows = _check_vectors("add", vectors, self._native.dim)
+        rows = _check_vectors("add", vectors, self._dim, self._native)
         _check_range("add", "threads", threads, 1, MAX_THREADS)
         with self._writing:
             if self._native.size + len(rows) > MAX_ROWS:
@@ -442,10 +454,12 @@ def _native() -> NativeGraphClass:
         ) from error
 
 
-def _check_vectors(operation: str, vectors: ArrayLike, dim: int | None) -> NDArray[np.float32]:
+def _check_vectors(
+    operation: str, vectors: ArrayLike, dim: int | None, native: NativeGraph | NativeGraphClass
+) -> NDArray[np.float32]:
     wrong = InvalidQuery if operation == "search" else InvalidInput
     try:
-        with np.errstate(over="ignore"):  # what overflows is refused below
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite and is refused below
             checked = np.ascontiguousarray(vectors, np.float32)
     except (TypeError, ValueError) as error:
         raise wrong(f"[{operation}] vectors cannot be read as numbers: {error}; expected float32[n, d]") from error
@@ -454,14 +468,11 @@ def _check_vectors(operation: str, vectors: ArrayLike, dim: int | None) -> NDArr
         raise wrong(f"[{operation}] vectors have shape {checked.shape}; expected float32{expected}")
     if len(checked) > MAX_ROWS:
         raise wrong(f"[{operation}] {len(checked)} rows are more than {MAX_ROWS}; use several shards")
-    # A sum is finite only if every term is, and costs one pass without a copy.
-    with np.errstate(invalid="ignore"):
-        total = checked.sum(dtype=np.float64)
-    if not np.isfinite(total) or not np.isfinite(np.abs(checked).max(initial=0)):
-        row = int(np.flatnonzero(~np.isfinite(checked).all(axis=1))[0])
+    row = native.first_unfit_row(checked, MAX_NUMBER)
+    if row >= 0:
+        if np.isfinite(checked[row]).all():
+            raise wrong(f"[{operation}] row {row} holds numbers beyond 1e15; expected smaller ones: scale them down")
         raise wrong(f"[{operation}] row {row} holds NaN or infinity; expected finite numbers")
-    if checked.size and float(np.abs(checked).max()) > 1e15:
-        raise wrong(f"[{operation}] vectors hold numbers beyond 1e15; expected smaller ones: scale them down")
     return checked
 
 

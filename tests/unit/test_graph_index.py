@@ -90,7 +90,7 @@ NUMBERS: list[tuple[str, Any, str]] = [
     ("infinity", np.where(np.arange(36).reshape(3, 12) == 35, -np.inf, 1), "row 2 holds NaN or infinity; expected"),
     ("both", np.where(np.arange(12) % 2, [[np.inf] * 12], -np.inf), "row 0 holds NaN or infinity; expected finite"),
     ("float64", np.full((1, 12), 1e300), "row 0 holds NaN or infinity; expected finite numbers"),
-    ("large", np.full((1, 12), 2e15), "vectors hold numbers beyond 1e15; expected smaller ones: scale them down"),
+    ("large", np.full((1, 12), 2e15), "row 0 holds numbers beyond 1e15; expected smaller ones: scale them down"),
 ]
 
 
