@@ -218,6 +218,7 @@ void bind_graph(nb::module_& m) {
       .def("spread_for_recall", &GraphIndex::spread_for_recall, "recall"_a)
       .def("recall_of", &GraphIndex::recall_of, "spread"_a)
       .def("margin_for_recall", &GraphIndex::margin_for_recall, "recall"_a)
+      .def("load", &GraphIndex::load, nb::call_guard<nb::gil_scoped_release>())
       .def("measure_costs", &GraphIndex::measure_costs, nb::call_guard<nb::gil_scoped_release>())
       .def("n_unreachable", &GraphIndex::n_unreachable)
       .def_prop_ro("longest", [](const GraphIndex& index) { return index.state().rows.longest; })

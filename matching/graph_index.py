@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from collections.abc import Callable
@@ -28,6 +29,7 @@ MAX_K = 1 << 20
 MAX_THREADS = 256
 MAX_KNOBS = 1024
 MAX_NUMBER = 1e15
+OCCLUSION = 1.05  # of 0.93 to 1.2 the least time at every recall; .99 takes a third less than with the 1 of HNSW
 DEFAULT_RECALL = 0.95
 
 _METRICS: tuple[Metric, ...] = ("ip", "cosine", "l2")
@@ -171,12 +173,12 @@ class GraphIndex:
             seed=seed,
             degree=degree,
             build_beam=build_beam,
-            occlusion=1.0,
+            occlusion=OCCLUSION,
             threads=threads,
             progress=progress,
             links=links,
         )
-        return cls(built, seed=seed, build_beam=build_beam, occlusion=1.0)
+        return cls(built, seed=seed, build_beam=build_beam, occlusion=OCCLUSION)
 
     def search(
         self,
@@ -358,12 +360,14 @@ class GraphIndex:
             sync(target.parent)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, verify: bool = False) -> GraphIndex:
+    def open(cls, path: str | os.PathLike[str], *, verify: bool = False, resident: bool = False) -> GraphIndex:
         """Map a sealed file; its pages come as they are needed, and the first mutation copies them.
 
         Args:
             verify: check every block against its checksum first, at about 3 GB/s. Header and layout always are, and a
                 search of a damaged file may answer wrongly but never reads outside it.
+            resident: copy it into memory of its own, in huge pages where the system gives them: slower to open, faster
+                to search. A mapped file leaves to the system which of its pages stay in memory.
 
         Raises:
             CorruptArtifact: the file is not what was sealed.
@@ -397,6 +401,10 @@ class GraphIndex:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptArtifact(f"[open] {file.name}: its arrays do not fit each other; build it again") from error
+        if resident:
+            opened.load()
+            for name in _ARRAYS:
+                _forget_pages(arrays[name])
         return cls(opened, seed=seed, build_beam=build_beam, occlusion=occlusion)
 
     def calibrate(self) -> float:
@@ -452,6 +460,15 @@ def _native() -> NativeGraphClass:
         raise MissingExtra(
             "[GraphIndex] the native module cannot be imported; reinstall likewise with a C++20 compiler at hand"
         ) from error
+
+
+def _forget_pages(array: NDArray[np.generic]) -> None:
+    """Take a mapped file's pages out of this process's memory; they come back when they are read."""
+    base: object = array
+    while isinstance(base, (np.ndarray, memoryview)):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def _check_vectors(

@@ -50,17 +50,6 @@ std::pair<float, float> mean_and_low(const std::vector<float>& values) {
   return {static_cast<float>(mean), static_cast<float>(mean - 1.645 * error)};
 }
 
-std::vector<uint32_t> random_order(size_t n, uint64_t seed) {
-  std::vector<uint32_t> order(n);
-  std::iota(order.begin(), order.end(), 0U);
-  Random random(seed);
-  for (size_t i = n; i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
-  return order;
-}
-
-// How many rows of a build are kept back to measure it by.
-constexpr size_t held_out_of(size_t n) { return n < 2 * tiny ? 0 : std::min(most_held_out, n / 16); }
-
 }  // namespace
 
 struct GraphIndex::Scratch {
@@ -713,6 +702,13 @@ void GraphIndex::open(const State& state) {
   scan_table_.assign(state.scan_table.begin(), state.scan_table.end());
   n_rows_ = rows_.size();
   n_live_ = count(live_, n_rows_);
+}
+
+void GraphIndex::load() {
+  const std::lock_guard writer(writer_);
+  const std::unique_lock lock(mutex_);
+  rows_.resize(rows_.size());
+  neighbors_.own();
 }
 
 GraphIndex::State GraphIndex::state() const {
