@@ -17,6 +17,7 @@ FILES := $(sort $(shell find $(PACKAGES) -name '*.py'))
 CPP := $(shell find cpp_ext tests/cpp -name '*.cpp' -o -name '*.h')
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SYSTEM := chromium chromium-driver
+FUZZ := clang libclang-rt-dev
 
 .PHONY: setup demo check test test-long bench peers format docs lock clean
 
@@ -52,6 +53,7 @@ test: setup
 	$(BIN)/pytest -q -m "not slow and not gpu"
 
 test-long: setup
+	@command -v clang++ >/dev/null || tools/system-packages $(FUZZ)
 	$(BIN)/pytest -q -m "not gpu"
 
 bench: setup

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 SOURCES = Path(__file__).parents[2] / "cpp_ext"
-N_CHECKS = {"test_kernels": 100_000, "test_diversity": 50_000}
+N_CHECKS = {"test_kernels": 100_000, "test_diversity": 50_000, "test_graph kernels": 5_000}
+"""Checks that a program with its arguments makes at least."""
 
 
-def build(folder: Path, *options: str) -> Path:
+def build(folder: Path, *options: str, target: str = "all") -> Path:
     """Configure and build in a folder; returns the folder of the programs."""
     cmake = shutil.which("cmake")
     if cmake is None:
@@ -21,7 +22,8 @@ def build(folder: Path, *options: str) -> Path:
     options = ("-DLIKEWISE_PYTHON=OFF", "-DLIKEWISE_TESTS=ON", *options)
     if shutil.which("ninja"):
         options = ("-G", "Ninja", *options)
-    for command in (["-S", str(SOURCES), "-B", str(folder), *options], ["--build", str(folder), "--parallel", "2"]):
+    make = ["--build", str(folder), "--parallel", "2", "--target", target]
+    for command in (["-S", str(SOURCES), "-B", str(folder), *options], make):
         done = subprocess.run([cmake, *command], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     return folder
@@ -42,15 +44,43 @@ def test_kernels_are_clean_under_sanitizers(tmp_path: Path) -> None:
     programs = build(tmp_path, "-DCMAKE_BUILD_TYPE=Debug", "-DLIKEWISE_SANITIZE=address,undefined")
     levels = ("scalar", "neon") if os.uname().machine in ("aarch64", "arm64") else ("scalar", "avx2", "avx512")
     for name, least in N_CHECKS.items():
+        command = name.split()
         done: set[str] = set()
         for level in levels:
-            used, n_checks = run([str(programs / name)], level)
+            used, n_checks = run([str(programs / command[0]), *command[1:]], level)
             assert used in levels[: levels.index(level) + 1]
             assert n_checks > least
             done.add(used)
             if used != level:
                 break  # this CPU ends below; a higher cap changes nothing
         assert "scalar" in done
+    _, n_checks = run([str(programs / "test_graph")], levels[-1])
+    assert n_checks > 100_000
+
+
+@pytest.mark.slow
+def test_searches_and_mutations_do_not_race(tmp_path: Path) -> None:
+    if not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
+        pytest.skip("no C++ compiler on the PATH")
+    options = ("-DCMAKE_BUILD_TYPE=Debug", "-DLIKEWISE_SANITIZE=thread")
+    programs = build(tmp_path, *options, target="test_graph")
+    for level in ("scalar", "neon" if os.uname().machine in ("aarch64", "arm64") else "avx512"):
+        _, n_checks = run([str(programs / "test_graph"), "threads"], level)
+        assert n_checks > 1000
+
+
+@pytest.mark.slow
+def test_damage_found_by_a_fuzzer_does_no_harm(tmp_path: Path) -> None:
+    if not shutil.which("clang++"):
+        pytest.skip("no clang on the PATH: apt-get install clang libclang-rt-dev")
+    options = ("-DLIKEWISE_FUZZ=ON", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_COMPILER=clang++")
+    programs = build(tmp_path, *options, "-DLIKEWISE_SANITIZE=address,undefined", target="fuzz_graph")
+    (tmp_path / "corpus").mkdir()
+    limits = ["-seed=1", "-max_total_time=60", "-max_len=400", "-len_control=0", "-rss_limit_mb=4000"]
+    command = [str(programs / "fuzz_graph"), str(tmp_path / "corpus"), *limits]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-8000:]
+    assert int(done.stderr.rsplit("Done ", 1)[1].split()[0]) > 200
 
 
 @pytest.mark.slow
@@ -67,6 +97,8 @@ def test_neon_kernels_agree_under_emulation(tmp_path: Path) -> None:
     )
     for name, least in N_CHECKS.items():
         for level in ("scalar", "neon"):
-            used, n_checks = run(["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", str(programs / name)], level)
+            program, *arguments = name.split()
+            command = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", str(programs / program), *arguments]
+            used, n_checks = run(command, level)
             assert used == level
             assert n_checks > least
