@@ -256,7 +256,8 @@ void QuantizedRows::finish(PreparedQuery& out) const {
   for (size_t w = 0; w < n_words; ++w) {
     uint8_t steps[64];
     for (size_t i = 0; i < 64; ++i) {
-      steps[i] = static_cast<uint8_t>((x[64 * w + i] - lowest) * plane_inverse + 0.5F);
+      const float step = (x[64 * w + i] - lowest) * plane_inverse + 0.5F;
+      steps[i] = static_cast<uint8_t>(std::min(plane_max, step));  // NaN, of a damaged centre, counts as the most
     }
     for (size_t plane = 0; plane < n_planes; ++plane) {
       uint64_t bits = 0;

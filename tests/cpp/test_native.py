@@ -41,7 +41,7 @@ def run(command: list[str], level: str) -> tuple[str, int]:
 def test_kernels_are_clean_under_sanitizers(tmp_path: Path) -> None:
     if not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
         pytest.skip("no C++ compiler on the PATH")
-    programs = build(tmp_path, "-DCMAKE_BUILD_TYPE=Debug", "-DLIKEWISE_SANITIZE=address,undefined")
+    programs = build(tmp_path, "-DCMAKE_BUILD_TYPE=Debug", "-DLIKEWISE_SANITIZE=address,undefined,float-cast-overflow")
     levels = ("scalar", "neon") if os.uname().machine in ("aarch64", "arm64") else ("scalar", "avx2", "avx512")
     for name, least in N_CHECKS.items():
         command = name.split()
