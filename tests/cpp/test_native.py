@@ -55,7 +55,7 @@ def test_kernels_are_clean_under_sanitizers(tmp_path: Path) -> None:
                 break  # this CPU ends below; a higher cap changes nothing
         assert "scalar" in done
     _, n_checks = run([str(programs / "test_graph")], levels[-1])
-    assert n_checks > 100_000
+    assert n_checks > 20_000
 
 
 @pytest.mark.slow
@@ -66,7 +66,7 @@ def test_searches_and_mutations_do_not_race(tmp_path: Path) -> None:
     programs = build(tmp_path, *options, target="test_graph")
     for level in ("scalar", "neon" if os.uname().machine in ("aarch64", "arm64") else "avx512"):
         _, n_checks = run([str(programs / "test_graph"), "threads"], level)
-        assert n_checks > 1000
+        assert n_checks > 500
 
 
 @pytest.mark.slow
