@@ -209,26 +209,22 @@ size_t connect(const Graph& graph, uint32_t* neighbors, const uint64_t* keep, Li
   constexpr int most_rounds = 16;
   (void)linker;
   size_t n_given = 0;
-  std::vector<uint32_t> n_links_to(graph.n_rows);
+  std::vector<uint32_t> reached_from(graph.n_rows);
   for (int round = 0; round < most_rounds; ++round) {
-    std::fill(n_links_to.begin(), n_links_to.end(), 0U);
-    for (size_t row = 0; row < graph.n_rows; ++row) {
-      if (!is_kept(keep, static_cast<uint32_t>(row))) continue;
-      for (const uint32_t link : links_of(graph, static_cast<uint32_t>(row))) ++n_links_to[link];
-    }
     std::vector<uint64_t> reached(words_for(graph.n_rows));
     std::vector<uint32_t> queue;
-    const auto reach = [&](uint32_t row) {
+    const auto reach = [&](uint32_t row, uint32_t from) {
       if (row >= graph.n_rows || (reached[row / word_bits] >> (row % word_bits) & 1) != 0) return;
       reached[row / word_bits] |= uint64_t{1} << (row % word_bits);
+      reached_from[row] = from;
       queue.push_back(row);
     };
     const auto drain = [&](size_t from) {
       for (size_t i = from; i < queue.size(); ++i) {
-        for (const uint32_t link : links_of(graph, queue[i])) reach(link);
+        for (const uint32_t link : links_of(graph, queue[i])) reach(link, queue[i]);
       }
     };
-    for (const uint32_t entry : graph.entries) reach(entry);
+    for (const uint32_t entry : graph.entries) reach(entry, no_row);
     drain(0);
     size_t n_lost = 0;
     PreparedQuery query;
@@ -242,7 +238,8 @@ size_t connect(const Graph& graph, uint32_t* neighbors, const uint64_t* keep, Li
       walk.start(graph, query, limits, keep);
       walk.finish();
       const Shortlist& nearest = walk.nearest();
-      // The nearest reached row with room, or else one with a link that its end can spare.
+      // The nearest reached row with room, or else one with a link by which its end was not reached.
+      uint32_t giver = no_row;
       for (size_t i = 0; i < nearest.size(); ++i) {
         const uint32_t from = row_of(nearest[i]);
         if (from == row) continue;
@@ -251,18 +248,17 @@ size_t connect(const Graph& graph, uint32_t* neighbors, const uint64_t* keep, Li
         size_t at = n_links;
         if (n_links == graph.stride) {
           for (at = n_links; at-- > 0;) {
-            if (n_links_to[links[at]] > 1) break;
+            if (reached_from[links[at]] != from) break;
           }
           if (at > n_links) continue;
-          --n_links_to[links[at]];
         }
         links[at] = row;
-        ++n_links_to[row];
+        giver = from;
         ++n_given;
         break;
       }
       const size_t from = queue.size();
-      reach(row);
+      reach(row, giver);
       drain(from);
     }
     if (n_lost == 0) break;
