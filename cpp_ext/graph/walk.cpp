@@ -8,7 +8,8 @@ namespace likewise {
 namespace {
 
 constexpr size_t n_starts = 4;
-constexpr size_t n_spare = 24;  // kept beyond k for the re-ranking
+constexpr size_t most_scored = 12;  // of one row's links, while the limit is loose; more found nothing more
+constexpr size_t n_spare = 24;      // kept beyond k for the re-ranking
 
 }  // namespace
 
@@ -20,7 +21,7 @@ void Walk::start(const Graph& graph, const PreparedQuery& query, const WalkLimit
   for (size_t i = 0; i < n_touched_; ++i) visited_[touched_[i]] = 0;
   n_touched_ = 0;
   if (visited_.size() < words_for(graph.n_rows)) visited_.resize(words_for(graph.n_rows));
-  // A word is noted once, and once more after an entry was taken back; one place is written in vain.
+  // A word is noted once, and again after its last row was taken back; one place is written in vain.
   const size_t most_touched = visited_.size() + graph.entries.size() + 1;
   if (touched_.size() < most_touched) touched_.resize(most_touched);
   beam_.reset(limits.beam);
@@ -41,18 +42,24 @@ void Walk::start(const Graph& graph, const PreparedQuery& query, const WalkLimit
   // Of many entries only the best by their signs are worth a look at their codes.
   if (n_rows_ > n_starts) {
     graph.rows->bounds(query, rows_.data(), n_rows_, distances_.data());
-    for (size_t i = 0; i < n_starts; ++i) {
-      const auto best =
-          static_cast<size_t>(std::min_element(distances_.data() + i, distances_.data() + n_rows_) - distances_.data());
-      std::swap(distances_[i], distances_[best]);
-      std::swap(rows_[i], rows_[best]);
-    }
-    for (size_t i = n_starts; i < n_rows_; ++i)
-      visited_[rows_[i] / word_bits] &= ~(uint64_t{1} << (rows_[i] % word_bits));
-    n_rows_ = n_starts;
+    keep_best(n_starts);
   }
   for (size_t i = 0; i < n_rows_; ++i) graph.rows->prefetch_code(rows_[i]);
   phase_ = Phase::score;
+}
+
+// Leaves the `most` rows of least bound and forgets that the others were visited: they may be met again.
+void Walk::keep_best(size_t most) {
+  for (size_t i = 0; i < most; ++i) {
+    const auto best =
+        static_cast<size_t>(std::min_element(distances_.data() + i, distances_.data() + n_rows_) - distances_.data());
+    std::swap(distances_[i], distances_[best]);
+    std::swap(rows_[i], rows_[best]);
+  }
+  for (size_t i = most; i < n_rows_; ++i) {
+    visited_[rows_[i] / word_bits] &= ~(uint64_t{1} << (rows_[i] % word_bits));
+  }
+  n_rows_ = most;
 }
 
 float Walk::limit() const {
@@ -96,6 +103,7 @@ bool Walk::gather() {
     }
     ++n_expanded_;
     const uint32_t* links = links_of(next_);
+    if (touched_.size() < n_touched_ + graph_.stride + 1) touched_.resize(2 * touched_.size() + graph_.stride);
     beam_[next_] |= 1;
     // Most often the one to be followed next is known already.
     if (next_ + 1 < beam_.size()) {
@@ -119,9 +127,12 @@ void Walk::bound() {
   size_t n_left = 0;
   for (size_t i = 0; i < n_rows_; ++i) {
     rows_[n_left] = rows_[i];
-    n_left += distances_[i] < limit ? 1 : 0;
+    const float bound = distances_[i];
+    distances_[n_left] = bound;
+    n_left += bound < limit ? 1 : 0;
   }
   n_rows_ = n_left;
+  if (n_left > most_scored) keep_best(most_scored);
   for (size_t i = 0; i < n_rows_; ++i) graph_.rows->prefetch_code(rows_[i]);
   phase_ = n_left == 0 ? Phase::gather : Phase::score;
 }

@@ -133,6 +133,7 @@ class Walk {
     return graph_.neighbors + static_cast<size_t>(row_of(beam_[place])) * graph_.stride;
   }
   float limit() const;
+  void keep_best(size_t most);
   bool gather();
   void bound();
   void score();

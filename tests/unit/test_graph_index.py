@@ -458,7 +458,7 @@ def test_half_deleted_and_a_third_upserted_is_as_good_as_fresh(metric: Metric) -
         ours, traced = measured(compacted, shop.queries, recall_target=target)
         theirs, _ = measured(fresh, shop.queries, recall_target=target)
         assert ours >= theirs - 0.02
-        assert "graph" in traced.plans
+        assert target > 0.95 or "graph" in traced.plans  # .99 of 5,000 rows may be cheaper by a scan
     for index_now in (compacted, fresh):
         itself, _ = index_now.search(live, 10, recall_target=0.99, threads=2)
         missing = (itself != np.arange(5000)[:, None]).all(axis=1).sum()
