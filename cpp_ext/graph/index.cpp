@@ -658,7 +658,7 @@ float GraphIndex::measure_costs() {
     }
     return best;
   };
-  GraphSearch request{queries, n_queries, calibrated_k, spread_for_recall(0.99F), graph_margin};
+  GraphSearch request{queries, n_queries, calibrated_k, std::min(spread_for_recall(0.99F), 2.0F), graph_margin};
   request.is_walk = true;
   const double walked = seconds(request);
   const double hops = std::accumulate(n_expanded.begin(), n_expanded.end(), 0.0);

@@ -83,7 +83,7 @@ class GraphIndex {
   // The memory is borrowed until the first mutation copies it. Sizes are the caller's to check; contents are not
   // trusted.
   void open(const State& state);
-  void load();  // copies what is borrowed into memory of its own, in huge pages where there are some
+  void load();          // copies what is borrowed into memory of its own, in huge pages where there are some
   State state() const;  // of an index that nobody mutates meanwhile
 
   size_t size() const;

@@ -15,7 +15,7 @@ namespace likewise {
 struct LinkOptions {
   size_t degree = 32;       // links of a finished row
   size_t build_beam = 100;  // candidates a row chooses its links from
-  float occlusion = 1.05F;      // a candidate c is dropped when a kept one k has occlusion * D(k, c) <= D(row, c)
+  float occlusion = 1.05F;  // a candidate c is dropped when a kept one k has occlusion * D(k, c) <= D(row, c)
 };
 
 // New link lists of some rows, to be written over the old ones.
