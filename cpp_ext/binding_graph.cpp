@@ -60,7 +60,8 @@ Progress progress_of(const nb::object& callback) {
 
 std::unique_ptr<GraphIndex> build(const Rows& vectors, const std::string& metric, uint64_t seed, size_t degree,
                                   size_t build_beam, float occlusion, size_t threads, const nb::object& progress,
-                                  const std::optional<Matrix<int32_t, 2>>& links) {
+                                  const std::optional<Matrix<int32_t, 2>>& links,
+                                  const std::optional<Matrix<int64_t, 1>>& held_out) {
   auto index = std::make_unique<GraphIndex>(vectors.shape(1), metric_of(metric), seed,
                                             LinkOptions{degree, build_beam, occlusion});
   const Progress report = progress_of(progress);
@@ -68,7 +69,9 @@ std::unique_ptr<GraphIndex> build(const Rows& vectors, const std::string& metric
   if (links) {
     index->build_from(vectors.data(), vectors.shape(0), links->data(), links->shape(1), threads, report);
   } else {
-    index->build(vectors.data(), vectors.shape(0), threads, report);
+    std::span<const int64_t> apart;
+    if (held_out) apart = {held_out->data(), held_out->size()};
+    index->build(vectors.data(), vectors.shape(0), threads, report, apart);
   }
   return index;
 }
@@ -166,6 +169,11 @@ size_t add(GraphIndex& index, const Rows& vectors, size_t threads) {
   return index.add(vectors.data(), vectors.shape(0), threads);
 }
 
+void join(GraphIndex& index, size_t threads) {
+  const nb::gil_scoped_release released;
+  index.join(threads);
+}
+
 size_t remove(GraphIndex& index, const Matrix<int64_t, 1>& rows) {
   const nb::gil_scoped_release released;
   return index.remove({rows.data(), rows.size()});
@@ -199,7 +207,7 @@ void bind_graph(nb::module_& m) {
   using namespace nb::literals;
   nb::class_<GraphIndex>(m, "GraphIndex")
       .def_static("build", build, "vectors"_a, nb::kw_only(), "metric"_a, "seed"_a, "degree"_a, "build_beam"_a,
-                  "occlusion"_a, "threads"_a, "progress"_a.none(), "links"_a.none())
+                  "occlusion"_a, "threads"_a, "progress"_a.none(), "links"_a.none(), "held_out"_a.none())
       // A converted array would die with the call: another dtype is refused.
       .def_static("open", open, nb::kw_only(), "dim"_a, "metric"_a, "seed"_a, "degree"_a, "build_beam"_a, "occlusion"_a,
                   "longest"_a, "codes"_a.noconvert(), "fine"_a.noconvert(), "signs"_a.noconvert(),
@@ -211,6 +219,7 @@ void bind_graph(nb::module_& m) {
            "trace"_a)
       .def("arrays", [](nb::handle_t<GraphIndex> self) { return arrays(self); })
       .def("add", add, "vectors"_a, "threads"_a)
+      .def("join", join, "threads"_a)
       .def("remove", remove, "rows"_a)
       .def("compacted", compacted, "threads"_a)
       .def("restore", restore, "rows"_a)

@@ -15,7 +15,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from cpp_ext.native_graph import NativeGraph, NativeGraphClass, native_graph
 from matching.container import open_container, write_container
-from matching.errors import AlreadyExists, CorruptArtifact, InvalidInput, InvalidQuery, MissingExtra, NotFound
+from matching.errors import (
+    AlreadyExists,
+    CorruptArtifact,
+    InvalidInput,
+    InvalidQuery,
+    LikewiseError,
+    MissingExtra,
+    NotFound,
+)
 from matching.files import sync
 
 Metric = Literal["ip", "cosine", "l2"]
@@ -102,6 +110,7 @@ class GraphIndex:
         threads: int = 1,
         degree: int = 32,
         build_beam: int = 100,
+        held_out: ArrayLike | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> GraphIndex:
         """Build an index; the same vectors, seed and settings give the same bytes whatever the number of threads.
@@ -113,13 +122,15 @@ class GraphIndex:
             threads: 1 to 256.
             degree: links of a row, 8 to 128.
             build_beam: candidates that a row's links are chosen from; more is a better graph and a slower build.
+            held_out: rows that no search finds, as if deleted, until `join` adds them: queries that measure a graph
+                which has not seen them.
             progress: called with the number of rows linked so far; what it raises ends the build, and so does Ctrl-C.
 
         Raises:
-            InvalidInput: vectors, metric or a number is not as stated.
+            InvalidInput: vectors, metric, held_out or a number is not as stated.
             MissingExtra: the native module is not there.
         """
-        return cls._build(vectors, None, metric, seed, threads, degree, build_beam, progress)
+        return cls._build(vectors, None, metric, seed, threads, degree, build_beam, held_out, progress)
 
     @classmethod
     def from_links(
@@ -143,7 +154,7 @@ class GraphIndex:
             MissingExtra: the native module is not there.
         """
         given = np.ascontiguousarray(links, np.int32)
-        return cls._build(vectors, given, metric, seed, threads, degree, max(100, degree), progress)
+        return cls._build(vectors, given, metric, seed, threads, degree, max(100, degree), None, progress)
 
     @classmethod
     def _build(
@@ -155,6 +166,7 @@ class GraphIndex:
         threads: int,
         degree: int,
         build_beam: int,
+        held_out: ArrayLike | None,
         progress: Callable[[int], None] | None,
     ) -> GraphIndex:
         native = _native()
@@ -167,6 +179,7 @@ class GraphIndex:
         _check_range("build", "seed", seed, 0, 2**63 - 1)
         if links is not None and (links.ndim != 2 or len(links) != len(rows) or links.shape[1] == 0):
             raise InvalidInput(f"[build] links have shape {links.shape}; expected ({len(rows)}, m) with m >= 1")
+        apart = None if held_out is None else _check_rows("build", held_out, len(rows), InvalidInput)
         built = native.build(
             rows,
             metric=metric,
@@ -177,6 +190,7 @@ class GraphIndex:
             threads=threads,
             progress=progress,
             links=links,
+            held_out=apart,
         )
         return cls(built, seed=seed, build_beam=build_beam, occlusion=OCCLUSION)
 
@@ -290,6 +304,12 @@ class GraphIndex:
             first = self._native.add(rows, threads)
         return np.arange(first, first + len(rows), dtype=np.int64)
 
+    def join(self, *, threads: int = 1) -> None:
+        """Add the rows that `build` held out, under the numbers they have; of an index that was saved, none."""
+        _check_range("join", "threads", threads, 1, MAX_THREADS)
+        with self._writing:
+            self._native.join(threads)
+
     def delete(self, rows: ArrayLike) -> int:
         """Delete rows; they are never answered again, and keep linking others until `compact`.
 
@@ -299,16 +319,8 @@ class GraphIndex:
         Raises:
             NotFound: a row was never added; nothing is deleted then.
         """
-        wanted = np.ascontiguousarray(np.atleast_1d(np.asarray(rows)))
-        if wanted.size and (wanted.ndim != 1 or wanted.dtype.kind not in "iu"):
-            raise InvalidInput(f"[delete] rows are {wanted.dtype}{list(wanted.shape)}; expected integers [m]")
         with self._writing:
-            wrong = wanted[(wanted < 0) | (wanted >= self._native.size)]
-            if wrong.size:
-                raise NotFound(
-                    f"[delete] row {int(wrong[0])} is not in the index; expected 0 <= row < {self._native.size}"
-                )
-            return self._native.remove(wanted.astype(np.int64))
+            return self._native.remove(_check_rows("delete", rows, self._native.size, NotFound))
 
     def compact(self, *, threads: int = 1) -> tuple[GraphIndex, NDArray[np.int64]]:
         """Return an index of the live rows alone, its graph repaired where rows went, and the row each had here.
@@ -491,6 +503,16 @@ def _check_vectors(
             raise wrong(f"[{operation}] row {row} holds numbers beyond 1e15; expected smaller ones: scale them down")
         raise wrong(f"[{operation}] row {row} holds NaN or infinity; expected finite numbers")
     return checked
+
+
+def _check_rows(operation: str, rows: ArrayLike, n_rows: int, wrong: type[LikewiseError]) -> NDArray[np.int64]:
+    wanted = np.atleast_1d(np.asarray(rows))
+    if wanted.size and (wanted.ndim != 1 or wanted.dtype.kind not in "iu"):
+        raise InvalidInput(f"[{operation}] rows are {wanted.dtype}{list(wanted.shape)}; expected integers [m]")
+    outside = wanted[(wanted < 0) | (wanted >= n_rows)]
+    if outside.size:
+        raise wrong(f"[{operation}] row {int(outside[0])} is not in the index; expected 0 <= row < {n_rows}")
+    return np.ascontiguousarray(wanted, np.int64)
 
 
 def _check_range(operation: str, name: str, value: int, lowest: int, highest: int) -> None:

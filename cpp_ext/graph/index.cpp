@@ -130,19 +130,25 @@ std::vector<uint32_t> GraphIndex::shuffled(size_t n) const {
   return order;
 }
 
-void GraphIndex::build(const float* vectors, size_t n, size_t n_threads, const Progress& progress) {
+void GraphIndex::build(const float* vectors, size_t n, size_t n_threads, const Progress& progress,
+                       std::span<const int64_t> held_out) {
   rows_.learn(vectors, n);
   rows_.reserve(n);
   rows_.append(vectors, n, n_threads);
-  const std::vector<uint32_t> order = shuffled(n);
+  std::vector<uint32_t> order = shuffled(n);
+  std::vector<bool> is_held_out(n);
+  for (const int64_t row : held_out) is_held_out[static_cast<size_t>(row)] = true;
+  const auto first = std::stable_partition(order.begin(), order.end(), [&](uint32_t row) { return !is_held_out[row]; });
+  held_out_.assign(first, order.end());
+  const size_t n_apart = held_out_.empty() ? n_held_out(n) : held_out_.size();
   Linker linker(options_, n_threads);
   const size_t stride = options_.degree * 3 / 2;
   HugeArray<uint32_t> links;
   links.resize(n * stride);
   std::fill_n(links.writable(), n * stride, no_row);
-  link({order.data(), n - n_held_out(n)}, links, stride, linker, progress);
+  link({order.data(), n - n_apart}, links, stride, linker, progress);
   settle(links, stride, linker);
-  finish_build(order, linker, progress);
+  finish_build(order, n_apart, linker, progress);
 }
 
 void GraphIndex::build_from(const float* vectors, size_t n, const int32_t* links, size_t n_links, size_t n_threads,
@@ -167,7 +173,7 @@ void GraphIndex::build_from(const float* vectors, size_t n, const int32_t* links
     std::fill(list + at, list + n_links, no_row);
   }
   settle(given, n_links, linker);
-  finish_build(order, linker, progress);
+  finish_build(order, n_held_out(n), linker, progress);
 }
 
 void GraphIndex::link(std::span<const uint32_t> order, HugeArray<uint32_t>& links, size_t stride, Linker& linker,
@@ -200,10 +206,12 @@ void GraphIndex::settle(const HugeArray<uint32_t>& links, size_t stride, Linker&
   });
 }
 
-// The graph holds all but the last n_held_out rows of the order: they are the queries it is measured by, then join it.
-void GraphIndex::finish_build(std::span<const uint32_t> order, Linker& linker, const Progress& progress) {
+// The graph holds all but the last n_apart rows of the order: they are the queries it is measured by, then join it,
+// unless the caller held them out.
+void GraphIndex::finish_build(std::span<const uint32_t> order, size_t n_apart, Linker& linker,
+                              const Progress& progress) {
   const size_t n = order.size();
-  const std::span<const uint32_t> held_out = order.subspan(n - n_held_out(n));
+  const std::span<const uint32_t> held_out = order.subspan(n - n_apart);
   n_rows_ = n;
   live_.assign(words_for(n), 0);
   for (size_t w = 0; w < live_.size(); ++w) live_[w] = live_bits(w, n);
@@ -211,14 +219,39 @@ void GraphIndex::finish_build(std::span<const uint32_t> order, Linker& linker, c
   n_live_ = n - held_out.size();
   choose_entries();
   connect(graph(n), neighbors_.writable(), live_.data(), linker);
-  if (!held_out.empty()) {
-    calibrate(held_out, linker.n_threads());
-    apply(linker.insert(graph(n), held_out, live_.data()));
-    for (const uint32_t row : held_out) live_[row / word_bits] |= uint64_t{1} << (row % word_bits);
-    n_live_ = n;
-    connect(graph(n), neighbors_.writable(), nullptr, linker);
+  if (n_held_out(n) != 0 && n_live_ >= tiny) {
+    calibrate(held_out.first(std::min(n_apart, most_held_out)), linker.n_threads());
   }
-  if (progress) progress(n);
+  if (held_out_.empty()) join(held_out, linker);
+  if (progress) progress(n - held_out_.size());
+}
+
+void GraphIndex::join(size_t n_threads) {
+  const std::lock_guard writer(writer_);
+  Linker linker(options_, n_threads);
+  join(held_out_, linker);
+  held_out_.clear();
+}
+
+void GraphIndex::join(std::span<const uint32_t> rows, Linker& linker) {
+  if (rows.empty()) return;
+  for (size_t done = 0; done < rows.size();) {
+    const std::span<const uint32_t> batch =
+        rows.subspan(done, std::min(rows.size() - done, std::max<size_t>(1, n_live_ / 8)));
+    LinkUpdates updates;
+    if (n_live_ != 0) updates = linker.insert(graph(n_rows_), batch, live_.data());
+    const std::unique_lock lock(mutex_);
+    neighbors_.own();
+    apply(updates);
+    for (const uint32_t row : batch) {
+      live_[row / word_bits] |= uint64_t{1} << (row % word_bits);
+      if (entries_.size() < n_entries) entries_.push_back(row);
+    }
+    n_live_ += batch.size();
+    done += batch.size();
+  }
+  const std::unique_lock lock(mutex_);
+  connect(graph(n_rows_), neighbors_.writable(), n_live_ == n_rows_ ? nullptr : live_.data(), linker);
 }
 
 void GraphIndex::choose_entries() {

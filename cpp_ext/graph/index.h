@@ -58,7 +58,11 @@ class GraphIndex {
   ~GraphIndex();
 
   // What progress throws ends the build; the index is then fit for nothing.
-  void build(const float* vectors, size_t n, size_t n_threads, const Progress& progress);
+  // Rows held out are encoded, but neither linked nor live until they join: what the graph has not seen measures it.
+  void build(const float* vectors, size_t n, size_t n_threads, const Progress& progress,
+             std::span<const int64_t> held_out = {});
+  // Links the rows that the build held out, and makes them live.
+  void join(size_t n_threads);
   // Takes links from elsewhere: [n, n_links], negative = none; refined by the same choice of links.
   void build_from(const float* vectors, size_t n, const int32_t* links, size_t n_links, size_t n_threads,
                   const Progress& progress);
@@ -125,7 +129,8 @@ class GraphIndex {
   void calibrate(std::span<const uint32_t> held_out, size_t n_threads);
   std::vector<float> recalls(const GraphSearch& search, std::span<const int64_t> truth,
                              std::span<int32_t> n_expanded) const;
-  void finish_build(std::span<const uint32_t> order, Linker& linker, const Progress& progress);
+  void finish_build(std::span<const uint32_t> order, size_t n_apart, Linker& linker, const Progress& progress);
+  void join(std::span<const uint32_t> rows, Linker& linker);
   void apply(const LinkUpdates& updates);
   void search_some(GraphSearch search, size_t first, size_t last, Neighbors out, const GraphTrace& trace) const;
   void search_scan(const GraphSearch& search, const PreparedQuery& query, size_t n_keep, Scratch& scratch) const;
@@ -139,6 +144,7 @@ class GraphIndex {
   QuantizedRows rows_;
   HugeArray<uint32_t> neighbors_;  // [n, degree]
   std::vector<uint32_t> entries_;
+  std::vector<uint32_t> held_out_;  // that have not joined yet
   std::vector<uint64_t> live_;
   size_t n_live_ = 0;
   size_t n_rows_ = 0;  // visible to searches; more may be encoded
