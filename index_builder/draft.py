@@ -7,14 +7,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 import cpp_ext
 from index_builder.evaluate import HeldOut, Measured, measure_exact, measure_index
-from index_builder.plan import IndexPlan, choose_plan, default_memory_budget_bytes
+from index_builder.plan import GraphParams, IndexPlan, choose_plan, default_memory_budget_bytes
 from index_builder.progress import Progress
 from index_builder.settings import BuildSettings
 from index_builder.staging import StagedSparse, StagedVectors, write_shards
@@ -24,6 +24,7 @@ from matching.datapoint import Metric
 from matching.encoder_spec import EncoderSpec
 from matching.errors import GateRefused, InvalidCatalog
 from matching.faiss_index import FaissIndex, HnswParams, faiss_version
+from matching.graph_index import GraphIndex
 from matching.manifest import EncoderEntry, Manifest, Recall, ShardEntry, SpaceEntry, seal
 from matching.space import Shard, Space
 from matching.store import Store
@@ -141,6 +142,7 @@ class Draft:
             choice=settings.plan,
             memory_budget_bytes=settings.memory_budget_bytes or default_memory_budget_bytes(),
             recall_target=settings.recall_target,
+            graph=GraphParams(settings.degree, settings.build_beam),
             hnsw=HnswParams(settings.links, settings.ef_construction),
             n_threads=settings.threads,
         )
@@ -214,7 +216,6 @@ class Draft:
             measured = measure_exact(bare, HeldOut(queries, _all_but(held_rows[:0], bare)))
             self.seconds[f"{entry.name} measure"] = time.monotonic() - start
             return _measured(entry, measured)
-        kind: Literal["hnsw", "ivfpq"] = "hnsw" if isinstance(plan.params, HnswParams) else "ivfpq"
         rng = np.random.default_rng(settings.seed)
         cpu_start = time.process_time()
         progress.begin(f"{entry.name}: build {plan.name}", entry.n_vectors)
@@ -222,14 +223,34 @@ class Draft:
         held_positions: list[NDArray[np.int64]] = []
         n_done = 0
         for shard in bare.shards:
-            index = FaissIndex.train(plan.params, sample, entry.metric, seed=settings.seed, n_threads=settings.threads)
             is_held = np.isin(shard.owners(np.arange(len(shard.vectors))) + shard.first_row, held_rows)
-            positions = rng.permutation(np.flatnonzero(~is_held))
-            for n_held in index.add(shard.vectors, positions, n_threads=settings.threads):
-                progress.advance(n_done + n_held)
-            n_done += len(positions)
+            held = np.flatnonzero(is_held)
+            index: GraphIndex | FaissIndex
+
+            def linked(n: int, before: int = n_done) -> None:
+                progress.advance(before + n)
+
+            if isinstance(plan.params, GraphParams):
+                index = GraphIndex.build(
+                    shard.vectors,
+                    metric=entry.metric,
+                    seed=settings.seed,
+                    threads=settings.threads,
+                    degree=plan.params.degree,
+                    build_beam=plan.params.build_beam,
+                    held_out=held,
+                    progress=linked,
+                )
+            else:
+                index = FaissIndex.train(
+                    plan.params, sample, entry.metric, seed=settings.seed, n_threads=settings.threads
+                )
+                positions = rng.permutation(np.flatnonzero(~is_held))
+                for n_added in index.add(shard.vectors, positions, n_threads=settings.threads):
+                    linked(n_added)
+            n_done += len(shard.vectors) - len(held)
             filled.append(replace(shard, index=index))
-            held_positions.append(np.flatnonzero(is_held))
+            held_positions.append(held)
         self.seconds[f"{entry.name} index"] = time.monotonic() - start
         self.seconds[f"{entry.name} index cpu"] = time.process_time() - cpu_start
         start = time.monotonic()
@@ -245,18 +266,27 @@ class Draft:
         )
         self.seconds[f"{entry.name} measure"] = time.monotonic() - start
         progress.begin(f"{entry.name}: seal", None)
-        sealed = []
-        for shard, positions, held in zip(filled, held_positions, entry.shards):
-            assert shard.index is not None
-            for _ in shard.index.add(shard.vectors, positions, n_threads=settings.threads):
-                pass
-            name = held.vectors.removesuffix(".vectors") + f".{kind}"
-            plain = self.work / f"{name}.staged"
-            shard.index.save(plain)
-            write_bytes_container(self.work / name, "faiss", plain)
-            plain.unlink()
-            sealed.append(replace(held, faiss=name))
-        return _measured(replace(entry, shards=tuple(sealed)), measured)
+        sealed = tuple(map(self._seal_shard, entry.shards, filled, held_positions))
+        return _measured(replace(entry, shards=sealed), measured)
+
+    def _seal_shard(self, entry: ShardEntry, shard: Shard, held: NDArray[np.int64]) -> ShardEntry:
+        """Add what was held out to the index of a shard, and write it."""
+        index, n_threads = shard.index, self._settings.threads
+        assert index is not None
+        stem = entry.vectors.removesuffix(".vectors")
+        if isinstance(index, GraphIndex):
+            name = f"{stem}.graph"
+            index.join(threads=n_threads)
+            index.save(self.work / name)
+            return replace(entry, graph=name)
+        name = f"{stem}.{index.kind}"
+        for _ in index.add(shard.vectors, held, n_threads=n_threads):
+            pass
+        plain = self.work / f"{name}.staged"
+        index.save(plain)
+        write_bytes_container(self.work / name, "faiss", plain)
+        plain.unlink()
+        return replace(entry, faiss=name)
 
     def _manifest(
         self, spaces: tuple[SpaceEntry, ...], n_datapoints: int, source: Mapping[str, object], parent: str | None

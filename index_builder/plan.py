@@ -6,22 +6,46 @@ import math
 import os
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+import cpp_ext
 from matching.datapoint import Metric
 from matching.errors import InvalidInput
-from matching.faiss_index import FaissIndex, HnswParams, IvfPqParams, Params, n_gpus
+from matching.faiss_index import FaissIndex, HnswParams, IvfPqParams, n_gpus
 from matching.manifest import PlanEntry, PlanName
 
-PlanChoice = Literal["auto", "flat", "hnsw", "ivfpq"]
+PlanChoice = Literal["auto", "flat", "graph", "hnsw", "ivfpq"]
 
 FLAT_FLOATS = 6_000_000  # 24 MB are scanned in one or two milliseconds by one core
 _PROBE_ROWS = 2_048
-_MIN_HNSW_ROWS = 64
+# CPU seconds a row of a graph build, over log2 of the rows and 1 + dim / _GRAPH_DIM: measured at 25 to 784 dims, AVX2
+_GRAPH_ROW_S = 10.5e-6
+_GRAPH_DIM = 350
+_MIN_GRAPH_ROWS = 64
 _MIN_IVFPQ_ROWS = 39 * 256  # FAISS wants 39 training rows for each of the 256 centroids of a product code
+
+
+@dataclass(frozen=True, slots=True)
+class GraphParams:
+    """The native graph index: links of a row, and the candidates that they are chosen from."""
+
+    degree: int
+    build_beam: int
+
+    @property
+    def factory(self) -> str:
+        return f"Graph{self.degree}"
+
+    def row_bytes(self, dim: int) -> int:
+        """Return what a row takes: 16 bits and a sign a coordinate, in steps of 64, three factors, the links."""
+        padded = -(-dim // 64) * 64
+        return 2 * padded + -(-(padded // 8 + 16) // 64) * 64 + 12 + 4 * self.degree
+
+
+Params: TypeAlias = GraphParams | HnswParams | IvfPqParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +64,9 @@ class IndexPlan:
             "predicted_resident_bytes": self.resident_bytes,
             "predicted_build_cpu_s": round(self.build_cpu_s, 1),
         }
-        if isinstance(self.params, HnswParams):
+        if isinstance(self.params, GraphParams):
+            held |= {"degree": self.params.degree, "build_beam": self.params.build_beam}
+        elif isinstance(self.params, HnswParams):
             held |= {"links": self.params.links, "ef_construction": self.params.ef_construction}
         elif isinstance(self.params, IvfPqParams):
             held |= {"n_lists": self.params.n_lists, "n_subquantizers": self.params.n_subquantizers}
@@ -55,17 +81,19 @@ def choose_plan(
     choice: PlanChoice,
     memory_budget_bytes: int,
     recall_target: float,
+    graph: GraphParams,
     hnsw: HnswParams,
     n_threads: int,
 ) -> IndexPlan:
     """Choose the plan of a space.
 
-    The exact scan wins while it answers in a millisecond or two; then the graph, while its codes and links fit the memory
-    budget; then product codes in inverted lists. Whatever is chosen, candidates are ranked again from the original vectors,
-    so the recall target decides the effort of a search, not the plan, except that a target of 1 needs the exact scan.
+    The exact scan wins while it answers in a millisecond or two; then the graph index, while its codes and links fit the
+    memory budget (HNSW where the native module is missing); then product codes in inverted lists. Whatever is chosen,
+    candidates are ranked again from the original vectors, so the recall target decides the effort of a search, not the
+    plan, except that a target of 1 needs the exact scan.
 
     Args:
-        sample: float32[m, d] of the vectors; a graph of its first rows is built to predict the time of the whole.
+        sample: float32[m, d] of the vectors; of its first rows an HNSW graph is built, to predict the time of the whole.
         n_vectors: how many there will be.
         memory_budget_bytes: what the index may keep resident; original vectors are mapped and may be paged out.
 
@@ -75,22 +103,27 @@ def choose_plan(
     dim = sample.shape[1]
     size = f"{n_vectors:,} vectors of {dim}"
     ivfpq = IvfPqParams(_n_lists(n_vectors), _n_subquantizers(dim))
-    graph_bytes = n_vectors * (dim + 4 * 2 * hnsw.links + 4 * hnsw.links // 15 + 16)
+    graph_bytes = n_vectors * graph.row_bytes(dim)
+    hnsw_bytes = n_vectors * (dim + 4 * 2 * hnsw.links + 4 * hnsw.links // 15 + 16)
     ivfpq_bytes = n_vectors * (ivfpq.n_subquantizers + 16) + 4 * dim * (ivfpq.n_lists + 256)
     if choice == "auto":
-        choice, why = _choose(size, n_vectors * dim, n_vectors, graph_bytes, memory_budget_bytes, recall_target)
+        best: Literal["graph", "hnsw"] = "graph" if cpp_ext.backend() != "numpy" else "hnsw"
+        best_bytes = graph_bytes if best == "graph" else hnsw_bytes
+        choice, why = _choose(size, n_vectors * dim, n_vectors, best, best_bytes, memory_budget_bytes, recall_target)
     else:
         why = f"{choice} was asked for; {size}"
     if choice == "flat":
         return IndexPlan("flat", None, why, 0, 0.0)
+    if choice in ("graph", "hnsw") and n_vectors < _MIN_GRAPH_ROWS:
+        raise InvalidInput(f"[plan] a graph needs {_MIN_GRAPH_ROWS} vectors, there are {n_vectors}; use --plan flat")
+    if choice == "graph":
+        return IndexPlan("graph", graph, why, graph_bytes, _predict_graph_s(n_vectors, dim, graph))
     if choice == "hnsw":
-        if n_vectors < _MIN_HNSW_ROWS:
-            raise InvalidInput(f"[plan] a graph needs {_MIN_HNSW_ROWS} vectors, there are {n_vectors}; use --plan flat")
-        seconds = _predict_graph_s(sample, n_vectors, metric, hnsw, n_threads)
-        return IndexPlan("hnsw", hnsw, why, graph_bytes, seconds)
+        seconds = _predict_hnsw_s(sample, n_vectors, metric, hnsw, n_threads)
+        return IndexPlan("hnsw", hnsw, why, hnsw_bytes, seconds)
     if n_vectors < _MIN_IVFPQ_ROWS:
         raise InvalidInput(
-            f"[plan] product codes need {_MIN_IVFPQ_ROWS:,} vectors to train, there are {n_vectors:,}; use --plan flat or hnsw"
+            f"[plan] product codes need {_MIN_IVFPQ_ROWS:,} vectors to train, there are {n_vectors:,}; use --plan flat or graph"
         )
     # k-means: about 25 passes over 256 rows a list and a code, each row against all centroids, at some 10 GFLOP/s
     flops = 25 * 2 * dim * 256 * (ivfpq.n_lists**2 + 256 * 256) + 2 * n_vectors * dim * (ivfpq.n_lists + 256)
@@ -103,21 +136,33 @@ def default_memory_budget_bytes() -> int:
 
 
 def _choose(
-    size: str, n_floats: int, n_vectors: int, graph_bytes: int, budget: int, recall_target: float
-) -> tuple[Literal["flat", "hnsw", "ivfpq"], str]:
+    size: str,
+    n_floats: int,
+    n_vectors: int,
+    best: Literal["graph", "hnsw"],
+    graph_bytes: int,
+    budget: int,
+    recall_target: float,
+) -> tuple[Literal["flat", "graph", "hnsw", "ivfpq"], str]:
     if n_floats <= FLAT_FLOATS:
         return "flat", f"{size} are scanned exactly in a millisecond or two"
     if recall_target >= 1:
         return "flat", f"a recall target of {recall_target:g} needs the exact scan"
     if graph_bytes <= budget or n_vectors < _MIN_IVFPQ_ROWS:
         return (
-            "hnsw",
+            best,
             f"{size} are too many to scan, and a graph of {_mib(graph_bytes)} fits the budget of {_mib(budget)}",
         )
     return "ivfpq", f"a graph over {size} would take {_mib(graph_bytes)}, more than the budget of {_mib(budget)}"
 
 
-def _predict_graph_s(
+def _predict_graph_s(n_vectors: int, dim: int, params: GraphParams) -> float:
+    """Scale the CPU time of a measured build: a candidate costs its code and what is done whatever its length."""
+    seconds_a_row = _GRAPH_ROW_S * (params.build_beam / 100) * (1 + dim / _GRAPH_DIM)
+    return n_vectors * seconds_a_row * math.log2(max(n_vectors, 2))
+
+
+def _predict_hnsw_s(
     sample: NDArray[np.float32], n_vectors: int, metric: Metric, params: HnswParams, n_threads: int
 ) -> float:
     """Build a small graph here and now, and scale its CPU time by n log n."""

@@ -173,7 +173,7 @@ def write_shards(
         for start in range(0, len(part), _CHUNK_ROWS):
             writer.arrays["vectors"][start : start + _CHUNK_ROWS] = vectors[part[start : start + _CHUNK_ROWS]]
         writer.seal()
-        entries.append(ShardEntry(first, last - first, len(part), name, None))
+        entries.append(ShardEntry(first, last - first, len(part), name))
     return tuple(entries)
 
 

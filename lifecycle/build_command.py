@@ -36,14 +36,15 @@ def build(
         Literal["ip", "cosine", "l2"], typer.Option("--metric", help="Metric of ready vectors.")
     ] = "cosine",
     plan: Annotated[
-        Literal["auto", "flat", "hnsw", "ivfpq"] | None,
+        Literal["auto", "flat", "graph", "hnsw", "ivfpq"] | None,
         typer.Option("--plan", help="How to index; auto chooses and says why."),
     ] = None,
     recall_target: Annotated[
         float | None, typer.Option("--recall-target", help="Floor of recall@10; a build below is refused.")
     ] = None,
     max_effort: Annotated[
-        int | None, typer.Option("--max-effort", help="Greatest efSearch or nprobe to reach it with.")
+        int | None,
+        typer.Option("--max-effort", help="Greatest effort to reach it with: rows followed, efSearch, nprobe."),
     ] = None,
     max_reject_frac: Annotated[
         float | None, typer.Option("--max-reject-frac", help="Share of rejects that refuses a build.")

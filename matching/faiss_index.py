@@ -132,21 +132,30 @@ class FaissIndex:
             yield int(self._index.ntotal)
 
     def search(
-        self, queries: NDArray[np.float32], n_candidates: int, *, effort: int, selected: NDArray[np.uint8] | None = None
+        self,
+        queries: NDArray[np.float32],
+        n_candidates: int,
+        *,
+        effort: int,
+        selected: NDArray[np.uint64] | None = None,
     ) -> NDArray[np.int64]:
         """Return candidate positions, best first, -1 where there are fewer.
 
         Args:
             queries: float32[q, d].
             effort: efSearch of a graph, nprobe of inverted lists.
-            selected: bitmap over positions, least significant bit first; None selects all.
+            selected: bitmap over positions, position p being bit p % 64 of word p // 64; None selects all.
 
         Returns:
             int64[q, n_candidates].
         """
         faiss = self._faiss
         faiss.omp_set_num_threads(1)  # it counts for the calling thread only, and idle OpenMP threads spin
-        selector = None if selected is None else faiss.IDSelectorBitmap(len(selected) * 8, faiss.swig_ptr(selected))
+        selector = (
+            None
+            if selected is None
+            else faiss.IDSelectorBitmap(selected.nbytes, faiss.swig_ptr(selected.view(np.uint8)))
+        )
         if self.kind == "hnsw":
             params = faiss.SearchParametersHNSW(efSearch=max(effort, n_candidates), sel=selector)
         else:

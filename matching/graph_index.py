@@ -39,6 +39,8 @@ MAX_KNOBS = 1024
 MAX_NUMBER = 1e15
 OCCLUSION = 1.05  # of 0.93 to 1.2 the least time at every recall; .99 takes a third less than with the 1 of HNSW
 DEFAULT_RECALL = 0.95
+DEFAULT_DEGREE = 32
+DEFAULT_BUILD_BEAM = 100
 
 _METRICS: tuple[Metric, ...] = ("ip", "cosine", "l2")
 _PLANS: tuple[Plan, ...] = ("graph", "scan", "graph, then scan")
@@ -108,8 +110,8 @@ class GraphIndex:
         metric: Metric = "ip",
         seed: int = 0,
         threads: int = 1,
-        degree: int = 32,
-        build_beam: int = 100,
+        degree: int = DEFAULT_DEGREE,
+        build_beam: int = DEFAULT_BUILD_BEAM,
         held_out: ArrayLike | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> GraphIndex:
@@ -141,7 +143,7 @@ class GraphIndex:
         metric: Metric = "ip",
         seed: int = 0,
         threads: int = 1,
-        degree: int = 32,
+        degree: int = DEFAULT_DEGREE,
         progress: Callable[[int], None] | None = None,
     ) -> GraphIndex:
         """Take the links of a graph built elsewhere, for instance on a GPU; more than `degree` a row are thinned out.
@@ -154,7 +156,8 @@ class GraphIndex:
             MissingExtra: the native module is not there.
         """
         given = np.ascontiguousarray(links, np.int32)
-        return cls._build(vectors, given, metric, seed, threads, degree, max(100, degree), None, progress)
+        beam = max(DEFAULT_BUILD_BEAM, degree)
+        return cls._build(vectors, given, metric, seed, threads, degree, beam, None, progress)
 
     @classmethod
     def _build(

@@ -19,7 +19,7 @@ from matching.files import sha256_of
 
 FORMAT = 1
 FILE_NAME = "manifest.json"
-PlanName = Literal["flat", "hnsw", "ivfpq"]
+PlanName = Literal["flat", "graph", "hnsw", "ivfpq"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,17 @@ class SealedFile:
 
 @dataclass(frozen=True, slots=True)
 class ShardEntry:
-    """Datapoint rows first_row .. first_row + n_rows of a space; first_row is a multiple of 64."""
+    """Datapoint rows first_row .. first_row + n_rows of a space; first_row is a multiple of 64.
+
+    The index beside the vectors is a `graph` or a `faiss` file; a flat space has neither.
+    """
 
     first_row: int
     n_rows: int
     n_vectors: int
     vectors: str
-    faiss: str | None
+    faiss: str | None = None
+    graph: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +60,8 @@ class Recall:
 class OperatingPoint:
     """The cheapest knob that reaches `recall_target` where at least `selectivity` of the datapoints pass the filter.
 
-    `effort` is efSearch or nprobe; None stands for the exact scan. `recall_low` is the lower 95 % confidence bound of the
-    recall measured with it, random and clustered filters taken together by the worse.
+    `effort` is what `matching.space.Plan` says; None stands for the exact scan. `recall_low` is the lower 95 % confidence
+    bound of the recall measured with it, random and clustered filters taken together by the worse.
     """
 
     recall_target: float

@@ -18,6 +18,7 @@ import cpp_ext
 from matching.datapoint import Metric, SparseRows
 from matching.encoder_spec import EncoderSpec
 from matching.faiss_index import FaissIndex
+from matching.graph_index import GraphIndex
 from matching.manifest import SpaceEntry
 
 Bitmap = NDArray[np.uint64]
@@ -26,11 +27,16 @@ Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 PlanKind = Literal["exact", "graph", "ivf"]
 _REFINE = 10  # IVF-PQ ranks that many times k candidates again: 8-bit codes alone order the first ten badly
 _WIDEN = 4
+_SPARE = 4  # the graph index ranks by 16 bits: what it takes for the k-th may be a little farther than the next
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a search is run. `effort` is efSearch or nprobe, None for the exact scan."""
+    """How a search is run.
+
+    `effort` is the number of rows whose links a graph search follows, efSearch of HNSW, nprobe of IVF-PQ; None for the
+    exact scan.
+    """
 
     kind: PlanKind
     effort: int | None = None
@@ -44,7 +50,7 @@ class Shard:
     n_rows: int
     vectors: NDArray[np.float32]
     offsets: NDArray[np.int64] | None
-    index: FaissIndex | None
+    index: GraphIndex | FaissIndex | None
 
     def owners(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Turn vector positions into shard rows; -1 stays -1."""
@@ -57,13 +63,25 @@ class Shard:
         """Return the shard's part of a bitmap over all rows, as a view."""
         return bitmap[self.first_row // 64 : -(-(self.first_row + self.n_rows) // 64)]
 
-    def selected(self, matching: Bitmap) -> NDArray[np.uint8]:
-        """Return the bitmap over vector positions that FAISS reads."""
-        words = np.ascontiguousarray(self.words(matching)).view(np.uint8)
+    def selected(self, matching: Bitmap) -> Bitmap:
+        """Return the bitmap over vector positions that an index reads."""
+        words = np.ascontiguousarray(self.words(matching))
         if self.offsets is None:
             return words
-        bits = np.unpackbits(words, count=self.n_rows, bitorder="little")
-        return np.packbits(np.repeat(bits, np.diff(self.offsets)), bitorder="little")
+        bits = np.unpackbits(words.view(np.uint8), count=self.n_rows, bitorder="little")
+        of_vectors = np.packbits(np.repeat(bits, np.diff(self.offsets)), bitorder="little")
+        return np.pad(of_vectors, (0, -len(of_vectors) % 8)).view(np.uint64)
+
+    def candidates(
+        self, queries: NDArray[np.float32], n: int, effort: int, matching: Bitmap | None
+    ) -> NDArray[np.int64]:
+        """Return the vector positions that the index finds, best first, -1 where there are fewer."""
+        selected = None if matching is None else self.selected(matching)
+        n = min(n, max(len(self.vectors), 1))
+        if isinstance(self.index, GraphIndex):
+            return self.index.search(queries, n, effort=effort, mask=selected)[0]
+        assert self.index is not None
+        return self.index.search(queries, n, effort=effort, selected=selected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +158,7 @@ class Space:
 
     @property
     def plan_name(self) -> str:
-        """How the space is indexed: flat, hnsw or ivfpq."""
+        """How the space is indexed: flat, graph, hnsw or ivfpq."""
         return self.entry.plan.name
 
     @property
@@ -182,13 +200,15 @@ class Space:
 
         A small subset is scanned exactly, because that is cheaper than any index; else the operating table gives the cheapest
         effort that reached the recall target at this selectivity, or says that only the exact scan does. A caller's own
-        effort decides where nothing is filtered; under a filter it can only raise the table's.
+        effort decides where nothing is filtered; under a filter it can only raise the table's. Within its effort the
+        graph index chooses between its links and a scan of its codes by itself.
         """
-        if exact or self.entry.plan.name == "flat":
+        name = self.entry.plan.name
+        if exact or name == "flat":
             return Plan("exact")
-        kind: PlanKind = "graph" if self.entry.plan.name == "hnsw" else "ivf"
+        kind: PlanKind = "ivf" if name == "ivfpq" else "graph"
         if effort is not None and n_matching >= self.entry.n_datapoints:
-            return Plan(kind, max(effort, k) if kind == "graph" else effort)
+            return Plan(kind, max(effort, k) if name == "hnsw" else effort)
         if n_matching <= self.entry.exact_below:
             return Plan("exact")
         target = self.entry.recall_target if recall_target is None else recall_target
@@ -200,7 +220,8 @@ class Space:
         point = min((p for p in points if p.k == reach), key=lambda p: (p.recall_target, -p.selectivity))
         if point.effort is None:
             return Plan("exact")
-        stretch = -(-k // reach) if k > reach else 1
+        # a graph index stops by distance, so that one effort serves any k
+        stretch = -(-k // reach) if k > reach and name != "graph" else 1
         return Plan(kind, max(point.effort * stretch, effort or 0))
 
     def search(
@@ -249,16 +270,11 @@ class Space:
         self, plan: Plan, ask: _Ask, scores: NDArray[np.float32] | None
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
         assert plan.effort is not None
-        n_candidates = max(plan.effort, ask.k) if plan.kind == "graph" else max(_REFINE * ask.k, 100)
-        if ask.tag_cap:
-            n_candidates *= _WIDEN
+        n_candidates = self._n_candidates(plan, ask)
         n_scanned = 0
         found = []
         for shard in self.shards:
-            assert shard.index is not None
-            selected = None if ask.matching is None else shard.selected(ask.matching)
-            positions = shard.index.search(ask.queries, n_candidates, effort=plan.effort, selected=selected)
-            candidates = shard.owners(positions)
+            candidates = shard.owners(shard.candidates(ask.queries, n_candidates, plan.effort, ask.matching))
             if scores is not None:
                 candidates = np.hstack([candidates, self._best_sparse(shard, ask, scores, n_candidates)])
             n_scanned += int(np.count_nonzero(candidates >= 0))
@@ -277,6 +293,17 @@ class Space:
             found.append((rows, distances))
         rows, distances = self._merged(found, ask)
         return rows, distances, n_scanned
+
+    def _n_candidates(self, plan: Plan, ask: _Ask) -> int:
+        """Return how many vectors an index is asked for: more than k where their order is not that of the answer."""
+        assert plan.effort is not None
+        if plan.kind == "ivf":
+            n = max(_REFINE * ask.k, 100)
+        elif self.plan_name == "graph" and not (self.entry.is_grouped or ask.bias is not None or ask.tag_cap):
+            n = ask.k + _SPARE
+        else:
+            n = max(plan.effort, ask.k)
+        return n * _WIDEN if ask.tag_cap else n
 
     def _best_sparse(
         self, shard: Shard, ask: _Ask, scores: NDArray[np.float32], n_candidates: int

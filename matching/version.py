@@ -17,6 +17,7 @@ from matching.datapoint import Datapoint, Filter, Neighbor, NumericType, SparseR
 from matching.encoder_spec import EncoderSpec
 from matching.errors import CorruptArtifact, InvalidQuery, NotFound
 from matching.faiss_index import FaissIndex
+from matching.graph_index import GraphIndex
 from matching.manifest import FILE_NAME, Manifest, ShardEntry, SpaceEntry, read_manifest, seal
 from matching.space import Bitmap, Plan, Shard, Space, SparseIndex
 
@@ -32,7 +33,7 @@ class SearchResult:
     Attributes:
         neighbors: one tuple a query, nearest first, ties by datapoint id.
         plan: "exact", "graph" or "ivf".
-        effort: efSearch or nprobe that was used, None for exact.
+        effort: what was used, as `Plan` says; None for exact.
         n_matching: datapoints that pass the filter and have a vector in the space.
         n_scanned: exact distances computed, over all queries.
     """
@@ -132,7 +133,7 @@ class IndexVersion:
             filter: what the datapoints must pass.
             crowding_cap: how many results may share a crowding tag; 0 for any number. Datapoints without a tag are never capped.
             exact: scan instead of searching an index.
-            effort: efSearch or nprobe, instead of what the operating table says.
+            effort: instead of what the operating table says; see `Plan`.
             recall_target: choose the effort for this recall instead of the version's.
             sparse: sparse sides of the queries, in a space that has one.
             exclude: datapoint ids that are not wanted.
@@ -287,7 +288,7 @@ def _containers(manifest: Manifest) -> set[str]:
         arrays = None if space.encoder is None else space.encoder.arrays
         names.update(name for name in (space.sparse, arrays) if name is not None)
         for shard in space.shards:
-            names.update(name for name in (shard.vectors, shard.faiss) if name is not None)
+            names.update(name for name in (shard.vectors, shard.faiss, shard.graph) if name is not None)
     return names
 
 
@@ -329,8 +330,14 @@ def _open_shard(directory: Path, entry: SpaceEntry, shard: ShardEntry, *, verify
     )
     if not fits:
         raise CorruptArtifact(f"[open] version {directory.name}: {shard.vectors} does not fit {FILE_NAME}; build again")
-    index = None
-    if shard.faiss is not None:
+    index: GraphIndex | FaissIndex | None = None
+    if shard.graph is not None:
+        index = GraphIndex.open(directory / shard.graph, verify=verify)
+        if (index.dim, index.n_rows, len(index)) != (entry.dim, shard.n_vectors, shard.n_vectors):
+            raise CorruptArtifact(
+                f"[open] version {directory.name}: {shard.graph} does not fit {FILE_NAME}; build again"
+            )
+    elif shard.faiss is not None:
         blob = open_container(directory / shard.faiss, "faiss", verify=verify)["bytes"].view(np.uint8)
         kind: Literal["hnsw", "ivfpq"] = "hnsw" if entry.plan.name == "hnsw" else "ivfpq"
         index = FaissIndex.load(blob, dim=entry.dim, n_vectors=shard.n_vectors, kind=kind)

@@ -173,7 +173,7 @@ def vector_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 @pytest.fixture(scope="session")
 def graph_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """A version of 12,000 clustered vectors of 64 numbers in an HNSW graph: enough that the graph beats a scan."""
+    """A version of 12,000 clustered vectors of 64 numbers in a graph: enough that the graph beats a scan."""
     from index_builder.draft import Draft
     from index_builder.progress import Silent
     from index_builder.settings import BuildSettings
@@ -184,7 +184,7 @@ def graph_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     rng = np.random.default_rng(8)
     n = 12_000
     vectors = rng.normal(size=(200, 64))[rng.integers(200, size=n)] + rng.normal(size=(n, 64)) * 0.6
-    settings = BuildSettings(plan="hnsw", threads=1, links=8, ef_construction=60)
+    settings = BuildSettings(plan="graph", threads=1, degree=16, build_beam=40)
     draft = Draft(Store(folder / "store", create=True), settings, Silent())
     space = draft.new_space("vectors", 64, space_id="test", metric="l2")
     for at in range(n):

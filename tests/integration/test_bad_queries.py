@@ -11,12 +11,14 @@ from matching.version import IndexVersion
 from tests.versions import MakeVersion
 
 
-@pytest.fixture(params=["ip", "cosine", "l2"])
+@pytest.fixture(params=[("graph", "ip"), ("graph", "cosine"), ("graph", "l2"), ("hnsw", "cosine")], ids="-".join)
 def version(request: pytest.FixtureRequest, make_version: MakeVersion) -> IndexVersion:
     rng = np.random.default_rng(1)
     points = [Datapoint(f"{at}", (), (NumericRestrict("price", float(at)),)) for at in range(80)]
-    metric: Metric = request.param
-    return make_version(points, rng.standard_normal((80, 12)), metric=metric, plan="hnsw", recall_target=0.5)
+    plan: str
+    metric: Metric
+    plan, metric = request.param
+    return make_version(points, rng.standard_normal((80, 12)), metric=metric, plan=plan, recall_target=0.5)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e7, 1e20, 1e30, 3.4e38])

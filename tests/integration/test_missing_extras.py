@@ -16,7 +16,7 @@ from matching.errors import MissingExtra
 from tests.versions import MakeVersion
 
 
-def test_flat_versions_need_no_faiss(
+def test_flat_and_graph_versions_need_no_faiss(
     make_version: MakeVersion, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
@@ -25,6 +25,8 @@ def test_flat_versions_need_no_faiss(
     version = make_version(points, vectors)
     assert version.manifest.build["faiss"] is None
     assert version.search(vectors[7:8], 1, space="vectors").neighbors[0][0].datapoint_id == "7"
+    graph = make_version(points, vectors, plan="graph", recall_target=0.5)
+    assert graph.search(vectors[7:8], 1, space="vectors", effort=16).neighbors[0][0].datapoint_id == "7"
     with pytest.raises(MissingExtra, match=r"pip install likewise\[cpu\]"):
         make_version(points, vectors, plan="hnsw")
 

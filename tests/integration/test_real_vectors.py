@@ -22,6 +22,8 @@ def matrix(column: object) -> np.ndarray:
     [
         ("flat", "cosine"),
         ("flat", "l2"),
+        ("graph", "cosine"),
+        ("graph", "l2"),
         ("hnsw", "cosine"),
         ("ivfpq", "l2"),
         pytest.param("hnsw", "l2", marks=pytest.mark.slow),

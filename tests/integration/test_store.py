@@ -50,7 +50,7 @@ def test_what_was_built_can_be_read_back(make_version: MakeVersion) -> None:
         version.search(vectors[:1], 1, space="text")
 
 
-@pytest.mark.parametrize("plan", ["flat", "hnsw"])
+@pytest.mark.parametrize("plan", ["flat", "graph", "hnsw"])
 def test_same_input_and_seed_give_the_same_bytes_in_any_order(tmp_path: Path, plan: str) -> None:
     points, vectors = shop(400)
     shuffled = np.random.default_rng(3).permutation(len(points))
@@ -63,7 +63,7 @@ def test_same_input_and_seed_give_the_same_bytes_in_any_order(tmp_path: Path, pl
     assert manifests[0] == manifests[1]
 
 
-@pytest.mark.parametrize("plan", ["flat", "hnsw"])
+@pytest.mark.parametrize("plan", ["flat", "graph", "hnsw"])
 def test_one_flipped_byte_in_any_file_is_found_before_an_answer(
     store: Store, make_version: MakeVersion, plan: str, rng: np.random.Generator
 ) -> None:
@@ -152,15 +152,13 @@ def test_torn_alias_line_never_took_effect_and_a_damaged_one_is_refused(
         store.resolve("shop")
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../up", "a/b", "A", "a" * 129, "a\0b", "-a", "ä"])
-def test_names_cannot_leave_the_store(store: Store, name: str) -> None:
-    with pytest.raises((InvalidInput, NotFound)):
-        store.directory(name)
-    with pytest.raises(InvalidInput):
-        store.set_alias(name, "x", why="no")
-
-
-def test_build_below_its_floor_is_refused_kept_and_never_named(store: Store) -> None:
+@pytest.mark.parametrize(
+    ("plan", "build"),
+    [("graph", {"degree": 8, "build_beam": 8}), ("hnsw", {"links": 4, "ef_construction": 8})],
+)
+def test_build_below_its_floor_is_refused_kept_and_never_named(
+    store: Store, plan: str, build: dict[str, object]
+) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((5_000, 64)).astype(np.float32)
     points = [Datapoint(f"{at}") for at in range(len(vectors))]
@@ -170,12 +168,20 @@ def test_build_below_its_floor_is_refused_kept_and_never_named(store: Store) -> 
             points,
             vectors,
             "ip",
-            build={"plan": "hnsw", "links": 4, "ef_construction": 8, "max_effort": 8, "recall_target": 0.999},
+            build={"plan": plan, "max_effort": 8, "recall_target": 0.999, **build},
         )
     assert store.versions() == ()
     assert list((store.path / "work").iterdir()) == []
     [kept] = (store.path / "refused").iterdir()
     assert json.loads((kept / "manifest.json").read_text())["spaces"][0]["recall"]["mean"] < 0.999
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../up", "a/b", "A", "a" * 129, "a\0b", "-a", "ä"])
+def test_names_cannot_leave_the_store(store: Store, name: str) -> None:
+    with pytest.raises((InvalidInput, NotFound)):
+        store.directory(name)
+    with pytest.raises(InvalidInput):
+        store.set_alias(name, "x", why="no")
 
 
 def test_living_builds_keep_their_work_and_dead_ones_are_swept(store: Store) -> None:

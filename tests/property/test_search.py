@@ -140,8 +140,10 @@ def check_against_reference(
     np.testing.assert_allclose([n.distance for n in result.neighbors[0]], [d for _, d in expected[:k]], atol=2e-5)
 
 
-@pytest.fixture(scope="module")
-def graph_shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[IndexVersion, list[Datapoint], NDArray[np.float32]]:
+@pytest.fixture(scope="module", params=["graph", "hnsw"])
+def graph_shop(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[IndexVersion, list[Datapoint], NDArray[np.float32]]:
     """A clustered shop of 6,000 items under a graph, with categories that are clusters."""
     rng = np.random.default_rng(5)
     centres = rng.standard_normal((20, 24))
@@ -157,7 +159,7 @@ def graph_shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[IndexVersion, 
         for at in range(6_000)
     ]
     store = Store(tmp_path_factory.mktemp("graph"), create=True)
-    return build_version(store, points, vectors, "cosine", build={"plan": "hnsw", "threads": 1}), points, vectors
+    return build_version(store, points, vectors, "cosine", build={"plan": request.param, "threads": 1}), points, vectors
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def sparse_rows(dense: np.ndarray) -> SparseRows:
     seed=st.integers(0, 2**16),
     best_of=st.integers(1, 4),
     shard_bytes=st.sampled_from([1 << 16, 1 << 30]),
-    plan=st.sampled_from(["flat", "hnsw"]),
+    plan=st.sampled_from(["flat", "graph", "hnsw"]),
 )
 def test_items_with_several_vectors_are_scored_as_items(
     n: int, seed: int, best_of: int, shard_bytes: int, plan: str
@@ -70,7 +70,7 @@ def test_items_with_several_vectors_are_scored_as_items(
         assert [x.datapoint_id for x in approximate.neighbors[0]] == [i for _, i in expected[:10]]
 
 
-@pytest.mark.parametrize("plan", ["flat", "hnsw"])
+@pytest.mark.parametrize("plan", ["flat", "graph", "hnsw"])
 def test_sparse_side_joins_as_one_score(make_version: MakeVersion, rng: np.random.Generator, plan: str) -> None:
     n, alpha = 2_000, 0.4
     vectors = rng.standard_normal((n, 32)).astype(np.float32)
