@@ -21,7 +21,7 @@ from matching.faiss_index import FaissIndex
 from matching.manifest import OperatingPoint, Recall
 from matching.space import Bitmap, Plan, PlanKind, Space
 
-SELECTIVITIES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
+SELECTIVITIES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.005, 0.001)
 RECALL_TARGETS = (0.8, 0.9, 0.95, 0.99)
 BANDS_OF_K = (10, 100)
 _EFFORTS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)

@@ -40,9 +40,10 @@ class GraphParams:
         return f"Graph{self.degree}"
 
     def row_bytes(self, dim: int) -> int:
-        """Return what a row takes: 16 bits and a sign a coordinate, in steps of 64, three factors, the links."""
+        """Return what a row takes: 16 bits and a sign a coordinate, factors of both, the links."""
         padded = -(-dim // 64) * 64
-        return 2 * padded + -(-(padded // 8 + 16) // 64) * 64 + 12 + 4 * self.degree
+        signs = padded // 8 + 12
+        return 2 * padded + 12 + (32 if signs <= 32 else -(-signs // 64) * 64) + 4 * self.degree
 
 
 Params: TypeAlias = GraphParams | HnswParams | IvfPqParams
