@@ -326,6 +326,7 @@ float GraphIndex::spread_for_effort(float effort) const {
   const std::shared_lock lock(mutex_);
   if (table_.empty()) return 1.2F + effort / 1000;
   if (effort <= table_.front().n_expanded) return table_.front().spread;
+  if (effort > table_.back().n_expanded && is_cut()) return std::numeric_limits<float>::max();
   for (size_t i = 1; i < table_.size(); ++i) {
     const Operating& low = table_[i - 1];
     const Operating& high = table_[i];
@@ -346,10 +347,10 @@ float GraphIndex::spread_for_recall(float recall) const {
     if (recall > high.recall_low || high.recall_low <= low.recall_low) continue;
     return low.spread + (high.spread - low.spread) * (recall - low.recall_low) / (high.recall_low - low.recall_low);
   }
-  // The table ends early where a scan is cheaper.
-  const bool is_cut = table_.size() < std::size(spreads) && !(table_.back().recall > complete);
-  return is_cut ? std::numeric_limits<float>::max() : table_.back().spread;
+  return is_cut() ? std::numeric_limits<float>::max() : table_.back().spread;
 }
+
+bool GraphIndex::is_cut() const { return table_.size() < std::size(spreads) && !(table_.back().recall > complete); }
 
 float GraphIndex::recall_of(float spread) const {
   const std::shared_lock lock(mutex_);
@@ -361,7 +362,7 @@ float GraphIndex::recall_of(float spread) const {
     if (spread > high.spread) continue;
     return low.recall_low + (high.recall_low - low.recall_low) * (spread - low.spread) / (high.spread - low.spread);
   }
-  return table_.back().recall_low;
+  return is_cut() ? 1 : table_.back().recall_low;
 }
 
 float GraphIndex::margin_for_recall(float recall) const {

@@ -138,6 +138,7 @@ class GraphIndex {
               size_t index, Neighbors out) const;
   void exact(const GraphSearch& search, const PreparedQuery& query, size_t index, Neighbors out) const;
   float expansion(float spread) const;
+  bool is_cut() const;  // whether the table ends early, where a scan is cheaper
 
   LinkOptions options_;
   uint64_t seed_;

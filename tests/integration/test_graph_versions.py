@@ -174,7 +174,7 @@ def test_rows_held_out_of_a_build_are_found_once_they_joined(
     graph.join(threads=threads)
     graph.join()  # nobody is left
     assert (len(graph), graph.n_unreachable) == (n, 0)
-    rows, _ = graph.search(vectors, 1, effort=64)
+    rows, _ = graph.search(vectors, 1, exact=True)
     np.testing.assert_array_equal(rows[:, 0], np.arange(n))
     graph.save(tmp_path / "one")
     again = GraphIndex.build(vectors, metric="l2", held_out=held[::-1], threads=3 - threads)
@@ -183,3 +183,26 @@ def test_rows_held_out_of_a_build_are_found_once_they_joined(
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     with pytest.raises(InvalidInput, match=rf"row {n} is not in the index"):
         GraphIndex.build(vectors, held_out=[n])
+
+
+@pytest.mark.parametrize("n", [1_100, 2_000, 4_000])
+def test_effort_beyond_what_was_measured_scans(n: int, rng: np.random.Generator) -> None:
+    vectors = rng.standard_normal((n, 24)).astype(np.float32)  # without clusters: hard for a graph, and quickly scanned
+    graph = GraphIndex.build(vectors, metric="l2")
+    most = graph.operating_points[-1]
+    assert most.recall < 0.99
+    queries = rng.standard_normal((100, 24)).astype(np.float32)
+    true, _ = graph.search(queries, 10, exact=True)
+    trace = graph.trace(queries, 10, effort=2 * most.effort)
+    assert set(trace.plans) == {"scan"}
+    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(trace.rows.tolist(), true.tolist())]) >= 0.99
+
+
+def test_a_single_neighbor_is_found_as_well_as_ten(make_version: MakeVersion, vectors: NDArray[np.float32]) -> None:
+    version = make_version(points(), vectors, metric="l2", plan="graph")
+    queries = vectors[::20] + np.float32(0.1)
+    table = version.spaces["vectors"].entry.operating_table
+    [effort] = [p.effort for p in table if (p.k, p.selectivity, p.recall_target) == (10, 1.0, 0.95)]
+    found = version.search(queries, 1, space="vectors", effort=effort)
+    assert (found.plan, found.effort) == ("graph", effort)
+    assert kept(found, version.search(queries, 1, space="vectors", exact=True)) >= 0.95
