@@ -1,8 +1,9 @@
 """How much does an index version cost to build beside plain FAISS HNSW, and what recall does its default plan reach?
 
-Both build from the same vectors with the same threads, FAISS with M 16 and efConstruction 200, Likewise by its default plan, each in a process of its own, so that
-peak memory is its own. Likewise's time holds staging, columns, codes and graph; measuring and sealing are shown apart.
-Recall@10 is against the exact neighbors of 1,000 queries that neither has seen.
+Both build from the same vectors with the same threads, FAISS with M 16 and efConstruction 200, Likewise by its default
+plan, each in a process of its own, so that peak memory is its own. Likewise's time holds staging, columns, codes and
+graph; measuring and sealing are shown apart. Recall@10 is against the exact neighbors of 1,000 queries that neither has
+seen.
 """
 
 from __future__ import annotations

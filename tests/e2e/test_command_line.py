@@ -151,6 +151,43 @@ def test_ready_vectors_are_searched_by_vector(tmp_path: Path) -> None:
     assert "was built from ready vectors and has no encoder" in complaint
 
 
+@pytest.mark.parametrize("plan", ["graph", "hnsw"])
+def test_a_graph_is_built_verified_and_searched(tmp_path: Path, plan: str) -> None:
+    rng = np.random.default_rng(4)
+    centres = rng.standard_normal((50, 32))
+    vectors = (centres[rng.integers(0, 50, 12_000)] + 0.5 * rng.standard_normal((12_000, 32))).astype(np.float32)
+    np.save(tmp_path / "vectors.npy", vectors)
+    store = tmp_path / "store"
+    built = likewise(
+        "build",
+        "--vectors",
+        tmp_path / "vectors.npy",
+        "--metric",
+        "ip",
+        "--store",
+        store,
+        "--name",
+        "v",
+        "--plan",
+        plan,
+    )
+    [space] = built["spaces"]
+    assert (space["plan"], space["n_vectors"]) == (plan, 12_000)
+    assert space["params"]["predicted_resident_bytes"] > 12_000 * 32
+    assert space["recall"]["low"] >= 0.95
+    likewise("versions", "verify", "v", "--store", store)
+    np.save(tmp_path / "query.npy", vectors[77] + np.float32(0.01))
+    asked = ("search", "--store", store, "--name", "v", "--vector", tmp_path / "query.npy", "-k", "10")
+    found, exact = likewise(*asked), likewise(*asked, "--exact")
+    ids, true = ([n["datapoint_id"] for n in answer["neighbors"]] for answer in (found, exact))
+    assert len(set(ids) & set(true)) >= 8
+    assert (ids[0], found["neighbors"][0]["distance"]) == (true[0], exact["neighbors"][0]["distance"])
+    file = store / "versions" / built["version"] / "spaces" / "vectors" / f"shard-0000.{plan}"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
+    assert "restore" in likewise(*asked, status=3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
