@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -191,13 +190,18 @@ def main() -> None:
         every = questions(data, n_queries=asked.queries, n_groups=asked.groups, seed=asked.seed)
     labels = {question.label: question.mask for question in every}
     made: dict[str, dict[str, Any]] = {}
-    with ExitStack() as stack:
+    with graph_search.workplace(asked.cache) as place:
         contestants = []
         for kind in peers.chosen(asked.peers, filters=True):
             marked = f"-labels{asked.groups}-{asked.seed}" if kind.labelled else ""
-            folder = stack.enter_context(graph_search.workplace(kind, data, asked.cache, marked))
             contestant = graph_search.prepare(
-                kind, data, folder, threads=asked.threads, seed=asked.seed, labels=labels if kind.labelled else {}
+                kind,
+                data,
+                place,
+                threads=asked.threads,
+                seed=asked.seed,
+                labels=labels if kind.labelled else None,
+                marked=marked,
             )
             if contestant:
                 contestants.append(contestant)

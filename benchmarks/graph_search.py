@@ -5,7 +5,8 @@ when its exact distance is within the k-th one, and once however often it is nam
 pinned core, in CPU time of the process; `batch` hands all queries over at once on `--threads` threads, in wall time.
 Queries a second at a recall are interpolated on a logarithmic scale between neighbouring efforts of the Pareto front;
 ratios are medians over the repeats. Build time is CPU time, of all threads. Memory is what a reopened index allocates, plus the
-files that it maps: all of them, and the pages that 1,000 queries touched (`RSS`).
+files that it maps and reads: all of them, and the pages that 1,000 queries touched (`RSS`). Likewise takes part twice, in
+memory of its own as the libraries are and with its file mapped; ratios are those of the first.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -198,21 +199,28 @@ class Contestant:
 
 
 @contextmanager
-def workplace(peer: type[Peer], data: Data, cache: Path | None, kind: str) -> Iterator[Path]:
-    """Give a folder to build in: a lasting one under the cache, or one that goes away."""
+def workplace(cache: Path | None) -> Iterator[Path]:
+    """Give a folder to build in: the lasting one, or one that goes away."""
     if cache is None:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
     else:
-        folder = cache / f"{data.name}-{len(data.base)}-{data.metric}{kind}" / peer.name
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder
+        yield cache
 
 
 def prepare(
-    kind: type[Peer], data: Data, folder: Path, *, threads: int, seed: int, labels: Mapping[str, Mask]
+    kind: type[Peer],
+    data: Data,
+    place: Path,
+    *,
+    threads: int,
+    seed: int,
+    labels: Mapping[str, Mask] | None = None,
+    marked: str = "",
 ) -> Contestant | None:
-    """Build or open a peer in a folder; None, with the reason printed, where it cannot take these vectors."""
+    """Build or open a peer in a place; None, with the reason printed, where it cannot take these vectors."""
+    folder = place / f"{data.name}-{len(data.base)}-{data.metric}{marked}" / (kind.built_as or kind.name)
+    folder.mkdir(parents=True, exist_ok=True)
     peer = kind(folder)
     refused = peer.refuses(data.base, data.metric)
     if refused:
@@ -221,14 +229,14 @@ def prepare(
     about = {"version": kind.version(), "parameters": dict(kind.parameters)}
     note = folder / "built.json"
     built = json.loads(note.read_text()) if note.exists() else {}
-    if kind.changes or any(built.get(key) != value for key, value in about.items()):
+    if any(built.get(key) != value for key, value in about.items()):
         for left in folder.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         _settle()
         before, cpu, wall = harness.reset_peak(), time.process_time(), time.perf_counter()
         try:
             with peers.quiet():
-                peer.build(data.base, data.metric, seed=seed, threads=threads, labels=labels)
+                peer.build(data.base, data.metric, seed=seed, threads=threads, labels=labels or {})
         except (RuntimeError, ValueError) as error:
             print(f"{kind.name}: left out, {error}", flush=True)
             return None
@@ -245,12 +253,12 @@ def prepare(
         del peer
         peer = kind(folder)
     _settle()
-    before = _anonymous_mib()
+    held = _memory_mib(folder)
     with peers.quiet():
         peer.open(data.base, data.metric)
         peer.batch(data.queries, K, max(effort for effort in kind.efforts if effort <= 256), 1)
     _settle()
-    allocated, (mapped, touched) = _anonymous_mib() - before, _mapped_mib(folder)
+    allocated, mapped, touched = np.subtract(_memory_mib(folder), held).tolist()
     memory = {"resident_mib": round(allocated + touched), "all_in_memory_mib": round(allocated + mapped)}
     told = f"built in {built['cpu_s']} CPU s, {memory['resident_mib']} MiB of {memory['all_in_memory_mib']} in memory"
     print(f"{kind.name} {built['version']}: {told}", flush=True)
@@ -262,24 +270,22 @@ def _settle() -> None:
     ctypes.CDLL(None).malloc_trim(0)
 
 
-def _anonymous_mib() -> float:
+def _memory_mib(folder: Path) -> tuple[float, float, float]:
+    """Return MiB of the process's own memory, of those mapped files of a folder that are read, and of their touched pages."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return sum(int(lines[name].split()[0]) for name in ("RssAnon", "RssShmem")) / 1024
-
-
-def _mapped_mib(folder: Path) -> tuple[float, float]:
-    """Return MiB of the files in a folder that are mapped, and of their pages that were touched."""
-    mapped = resident = 0
+    allocated = sum(int(lines[name].split()[0]) for name in ("RssAnon", "RssShmem"))
+    mapped = resident = size = 0
     ours = False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         name, *rest = line.split(maxsplit=5)
         if not name.endswith(":"):
             ours = len(rest) == 5 and rest[4].startswith(str(folder.resolve()))
         elif ours and name == "Size:":
-            mapped += int(rest[0])
-        elif ours and name == "Rss:":
+            size = int(rest[0])
+        elif ours and name == "Rss:" and rest[0] != "0":
+            mapped += size
             resident += int(rest[0])
-    return mapped / 1024, resident / 1024
+    return allocated / 1024, mapped / 1024, resident / 1024
 
 
 @contextmanager
@@ -360,11 +366,11 @@ def middle(values: Sequence[float | None]) -> int | None:
 def ratios(
     contestants: Sequence[Contestant], way: str, n_queries: int, targets: Sequence[float] = TARGETS
 ) -> dict[str, dict[str, float | None]]:
-    """Return how many times faster Likewise is than each peer at each recall, medians over the repeats."""
+    """Return how many times faster Likewise is than each library at each recall, medians over the repeats."""
     own = next((c for c in contestants if c.peer.name == peers.Likewise.name), None)
     told: dict[str, dict[str, float | None]] = {}
     for other in contestants if own else ():
-        if own is None or other is own:
+        if own is None or isinstance(other.peer, peers.Likewise):
             continue
         told[other.peer.name] = {}
         for target in targets:
@@ -375,11 +381,11 @@ def ratios(
 
 
 def best_peers(made: Mapping[str, Any], way: str) -> dict[str, dict[str, Any]]:
-    """Return the fastest peer at each recall, Likewise aside."""
+    """Return the fastest library at each recall, Likewise aside."""
     best: dict[str, dict[str, Any]] = {}
+    others = [name for name in made if not issubclass(peers.PEERS[name], peers.Likewise)]
     for target in (f"{target:.2f}" for target in TARGETS):
-        speeds = {name: made[name][way]["qps_at"][target] for name in made if name != peers.Likewise.name}
-        reached = {name: speed for name, speed in speeds.items() if speed}
+        reached = {name: made[name][way]["qps_at"][target] for name in others if made[name][way]["qps_at"][target]}
         if reached:
             name = max(reached, key=lambda peer: reached[peer])
             best[target] = {"peer": name, "qps": reached[name]}
@@ -443,11 +449,10 @@ def main() -> None:
     with threadpool_limits(asked.threads, "blas"):
         truth = Truth(data, data.queries)
     ways = ["single"] if asked.single_only else ["batch", "single"]
-    with ExitStack() as stack:
+    with workplace(asked.cache) as place:
         contestants = []
         for kind in peers.chosen(asked.peers):
-            folder = stack.enter_context(workplace(kind, data, asked.cache, ""))
-            contestant = prepare(kind, data, folder, threads=asked.threads, seed=asked.seed, labels={})
+            contestant = prepare(kind, data, place, threads=asked.threads, seed=asked.seed)
             if contestant:
                 contestants.append(contestant)
         for way in ways:

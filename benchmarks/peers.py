@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,7 +52,8 @@ class Peer:
     parameters: ClassVar[Mapping[str, object]] = {}
     filters: ClassVar[bool] = False
     labelled: ClassVar[bool] = False  # filters by an attribute that was indexed with the vectors, not by a mask
-    changes: ClassVar[bool] = False  # under the same version: an index of an earlier run is not of this code
+    scans: ClassVar[bool] = False  # looks at every row: minutes without a filter, so it takes part under filters alone
+    built_as: ClassVar[str | None] = None  # the peer whose index this one opens, when it is built alike
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -134,12 +136,12 @@ def quiet() -> Iterator[None]:
 
 
 class Likewise(Peer):
-    """This project. An effort below 1 is a recall to reach, which the index's own planner turns into an effort."""
+    """This project, in memory of its own. An effort below 1 is a recall that its own planner turns into an effort."""
 
     name, package, module = "likewise", "likewise", "matching"
     efforts = (0.9, 0.95, 0.99, 4, 6, 8, *GRAPH_EFFORTS)
     filters = True
-    changes = True
+    resident: ClassVar[bool] = True
 
     @classmethod
     def missing(cls) -> str | None:
@@ -149,6 +151,13 @@ class Likewise(Peer):
         except (ImportError, AttributeError) as error:
             return f"{type(error).__name__}: {error}"
         return None
+
+    @classmethod
+    def version(cls) -> str:
+        """Return the version and a checksum of the code: an index of an earlier run may not be of this code."""
+        native, graph = (importlib.import_module(name).__file__ for name in ("cpp_ext._native", "matching.graph_index"))
+        code = b"".join(Path(file).read_bytes() for file in (native, graph) if file)
+        return f"{super().version()}+{zlib.crc32(code):08x}"
 
     def build(self, base: Vectors, metric: str, *, seed: int, threads: int, labels: Mapping[str, Mask]) -> None:
         from matching import GraphIndex
@@ -161,7 +170,7 @@ class Likewise(Peer):
     def open(self, base: Vectors, metric: str) -> None:
         from matching import GraphIndex
 
-        self.index = GraphIndex.open(self.folder / "index")
+        self.index = GraphIndex.open(self.folder / "index", resident=self.resident)
 
     @staticmethod
     def _dial(effort: float) -> dict[str, float]:
@@ -179,6 +188,14 @@ class Likewise(Peer):
         bitmap = cpp_ext.new_bitmap(len(mask))
         cpp_ext.set_rows(bitmap, np.flatnonzero(mask))
         return lambda query: search(query, k, mask=bitmap, **dial)[0]
+
+
+class LikewiseMapped(Likewise):
+    """The same index, its file mapped: pages come as they are needed."""
+
+    name = "likewise-mapped"
+    built_as = Likewise.name
+    resident = False
 
 
 class SymphonyQG(Peer):
@@ -505,6 +522,7 @@ class FaissFlat(Faiss):
 
     name = "faiss-flat"
     efforts = (1,)
+    scans = True
 
     def make(self, dim: int, n: int, metric: int) -> Any:
         import faiss
@@ -832,6 +850,7 @@ PEERS: dict[str, type[Peer]] = {
     peer.name: peer
     for peer in (
         Likewise,
+        LikewiseMapped,
         SymphonyQG,
         SymphonyQG8,
         Glass,
@@ -856,7 +875,8 @@ PEERS: dict[str, type[Peer]] = {
 def chosen(names: str | None, *, filters: bool = False) -> list[type[Peer]]:
     """Return the peers named in `a,b,c`, all of them for None; say why one is left out.
 
-    A name may be the beginning of several: `glass` stands for both.
+    A name may be the beginning of several: `glass` stands for both. For filters those that have some, scanners among
+    them; otherwise all but the scanners.
     """
     if str(FOLDER) not in sys.path:
         sys.path.append(str(FOLDER))
@@ -864,7 +884,7 @@ def chosen(names: str | None, *, filters: bool = False) -> list[type[Peer]]:
     for name, peer in PEERS.items():
         if names is not None and not any(name.startswith(wanted) for wanted in names.split(",")):
             continue
-        if filters and not peer.filters:
+        if not peer.filters if filters else peer.scans:
             continue
         reason = peer.missing()
         if reason:

@@ -117,3 +117,51 @@ def test_every_peer_says_what_it_is() -> None:
         assert name == peer.name
         assert peer.package
         assert peer.efforts == tuple(sorted(peer.efforts))
+
+
+def test_scanners_take_part_under_filters_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    peers = load("peers")
+    for peer in peers.PEERS.values():
+        monkeypatch.setattr(peer, "missing", classmethod(lambda _: None))
+    assert not any(peer.scans for peer in peers.chosen(None))
+    assert [peer.name for peer in peers.chosen("faiss-flat")] == []
+    assert [peer.name for peer in peers.chosen("faiss-flat", filters=True)] == ["faiss-flat"]
+    assert [peer.name for peer in peers.chosen("likewise")] == ["likewise", "likewise-mapped"]
+
+
+def test_likewise_is_compared_with_libraries_and_not_with_itself(tmp_path: Path) -> None:
+    graph_search, peers = load("graph_search"), load("peers")
+    contestants = []
+    for name, seconds in (("likewise", 1.0), ("likewise-mapped", 0.5), ("hnswlib", 2.0), ("scann", 4.0)):
+        contestant = graph_search.Contestant(peers.PEERS[name](tmp_path), {}, {})
+        contestant.recalls["single"] = {64: 0.96}
+        contestant.seconds["single"] = {64: [seconds, seconds]}
+        contestants.append(contestant)
+    assert graph_search.ratios(contestants, "single", 1000, (0.95,)) == {
+        "hnswlib": {"0.95": 2.0},
+        "scann": {"0.95": 4.0},
+    }
+    made = {c.peer.name: graph_search.figures_of(c, 1000) for c in contestants}
+    assert graph_search.best_peers(made, "single")["0.95"] == {"peer": "hnswlib", "qps": 500}
+
+
+def test_a_mapped_file_that_is_not_read_takes_no_memory(tmp_path: Path) -> None:
+    graph_search = load("graph_search")
+    file = tmp_path / "index"
+    np.zeros(4 << 20, np.uint8).tofile(file)
+    _, before, _ = graph_search._memory_mib(tmp_path)
+    held = np.memmap(file, mode="r")
+    _, unread, _ = graph_search._memory_mib(tmp_path)
+    assert held.sum() == 0
+    _, mapped, touched = graph_search._memory_mib(tmp_path)
+    assert (before, unread, mapped) == (0, 0, 4)
+    assert 0 < touched <= 4
+
+
+def test_whoever_opens_the_index_of_another_never_builds_it_anew() -> None:
+    peers = load("peers")
+    shared = [peer for peer in peers.PEERS.values() if peer.built_as]
+    assert [peer.name for peer in shared] == ["likewise-mapped"]
+    for peer in shared:
+        owner = peers.PEERS[peer.built_as]
+        assert (peer.version(), peer.parameters, peer.labelled) == (owner.version(), owner.parameters, owner.labelled)
