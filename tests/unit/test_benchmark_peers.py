@@ -165,3 +165,19 @@ def test_whoever_opens_the_index_of_another_never_builds_it_anew() -> None:
     for peer in shared:
         owner = peers.PEERS[peer.built_as]
         assert (peer.version(), peer.parameters, peer.labelled) == (owner.version(), owner.parameters, owner.labelled)
+
+
+def test_growth_is_the_median_ratio_of_times_at_the_recall(tmp_path: Path) -> None:
+    graph_search, peers = load("graph_search"), load("peers")
+    small, large = (graph_search.Contestant(peers.Likewise(tmp_path), {}, {}) for _ in range(2))
+    small.recalls["single"], small.seconds["single"] = {64: 0.96}, {64: [1.0, 1.0, 2.0]}
+    large.recalls["single"], large.seconds["single"] = {64: 0.96}, {64: [1.5, 1.6, 9.0]}
+    assert load("graph_growth").growth(small, large, 100) == 1.6
+    large.recalls["single"] = {64: 0.9}
+    assert load("graph_growth").growth(small, large, 100) is None
+
+
+def test_a_scan_is_priced_by_its_bytes_against_the_bandwidth() -> None:
+    bandwidth = load("scan_bandwidth")
+    made = bandwidth.figures_of(bandwidth.Scan(1 << 30, lambda: None), 0.1, 20.0)
+    assert made == {"mib": 1024.0, "us_per_query": 100_000.0, "gb_per_s": 10.74, "share_of_bandwidth": 0.537}
