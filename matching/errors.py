@@ -11,6 +11,9 @@ LikewiseError
 ├── CorruptArtifact     (OSError)       bytes on disk are not the bytes that were sealed
 ├── AlreadyExists       (FileExistsError) a name is taken
 ├── GateRefused         (RuntimeError)  a build missed its floor: recall, rejects
+├── Unauthenticated     (PermissionError) nobody knows who asks: no credential, or one that is not valid
+├── Forbidden           (PermissionError) it is known who asks, and they may not
+├── RateLimited         (RuntimeError)  one caller asks too often
 ├── MissingExtra        (ImportError)   an optional package is not installed
 ├── Unavailable         (RuntimeError)  not ready, or shutting down
 └── DeadlineExceeded    (TimeoutError)  the caller's time ran out
@@ -66,6 +69,26 @@ class AlreadyExists(LikewiseError, FileExistsError):
 
 class GateRefused(LikewiseError, RuntimeError):
     """A build missed its floor and is not published."""
+
+
+class Unauthenticated(LikewiseError, PermissionError):
+    """A request carries no credential, or one that is not valid."""
+
+
+class Forbidden(LikewiseError, PermissionError):
+    """Who asks is known, and may not do this."""
+
+
+class RateLimited(LikewiseError, RuntimeError):
+    """One caller asks more often than it may.
+
+    Attributes:
+        retry_after_s: when the next request will be let through.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class MissingExtra(LikewiseError, ImportError):

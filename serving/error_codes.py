@@ -9,6 +9,7 @@ from matching.errors import (
     AlreadyExists,
     CorruptArtifact,
     DeadlineExceeded,
+    Forbidden,
     GateRefused,
     InvalidCatalog,
     InvalidContent,
@@ -18,7 +19,9 @@ from matching.errors import (
     LimitExceeded,
     MissingExtra,
     NotFound,
+    RateLimited,
     SpaceMismatch,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -55,6 +58,9 @@ ERROR_CODES: Final[dict[type[LikewiseError], ErrorCode]] = {
     CorruptArtifact: ErrorCode("DATA_LOSS", 15, 500),
     AlreadyExists: ErrorCode("ALREADY_EXISTS", 6, 409),
     GateRefused: ErrorCode("FAILED_PRECONDITION", 9, 409),
+    Unauthenticated: ErrorCode("UNAUTHENTICATED", 16, 401),
+    Forbidden: ErrorCode("PERMISSION_DENIED", 7, 403),
+    RateLimited: ErrorCode("RESOURCE_EXHAUSTED", 8, 429),
     MissingExtra: ErrorCode("UNIMPLEMENTED", 12, 501),
     Unavailable: UNAVAILABLE,
     DeadlineExceeded: DEADLINE_EXCEEDED,

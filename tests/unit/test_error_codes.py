@@ -27,6 +27,7 @@ def test_codes_exist_in_both_transports(kind: type[LikewiseError]) -> None:
     assert 400 <= code.http < 600
     # a caller's mistake and a service's fault are told apart the same way on both sides
     callers = {"INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED"}
+    callers |= {"UNAUTHENTICATED", "PERMISSION_DENIED"}
     assert (code.http < 500) == (code.status in callers)
 
 

@@ -1,0 +1,109 @@
+"""Signed permission to see one variant of an endpoint: for a tester's browser, a canary check, a screenshot."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Final
+
+from matching.errors import Forbidden, InvalidInput
+
+MIN_KEY_BYTES: Final = 32
+_FORM: Final = "o1"
+_PURPOSE: Final = b"likewise variant override\n"  # a key that also signs other things signs no override by accident
+_MAX_CHARS: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A variant that its bearer is answered from.
+
+    Attributes:
+        endpoint: the endpoint it holds for.
+        variant: the variant.
+        expires_at: the second, since 1970 in UTC, from which on it no longer holds.
+    """
+
+    endpoint: str
+    variant: str
+    expires_at: int
+
+
+def sign_override(override: Override, key: bytes) -> str:
+    """Return a token that `read_override` accepts until it expires.
+
+    Args:
+        override: what the bearer may.
+        key: a secret of at least 32 random bytes.
+
+    Raises:
+        InvalidInput: the key is too short.
+    """
+    _check_key(key)
+    claims = json.dumps([override.endpoint, override.variant, override.expires_at], separators=(",", ":")).encode()
+    return f"{_FORM}.{_encoded(claims)}.{_encoded(_signature(claims, key))}"
+
+
+def read_override(token: str, keys: Sequence[bytes], *, now: float) -> Override:
+    """Return what a token permits.
+
+    Args:
+        token: what `sign_override` made.
+        keys: the secrets that may have signed it; two while one replaces the other.
+        now: seconds since 1970 in UTC.
+
+    Raises:
+        Forbidden: the token has another form, none of the keys signed it, or it has expired.
+        InvalidInput: a key is too short.
+    """
+    for key in keys:
+        _check_key(key)
+    form, _, rest = token[: _MAX_CHARS + 1].partition(".")
+    shown, _, signed = rest.partition(".")
+    claims, signature = _decoded(shown), _decoded(signed)
+    if form != _FORM or len(token) > _MAX_CHARS or claims is None or signature is None:
+        raise Forbidden(
+            f"[override] {len(token)} characters are not an override; expected {_FORM}.CLAIMS.SIGNATURE; ask for a new one"
+        )
+    # every key is tried, so that the time does not tell which of them signed
+    if not any([hmac.compare_digest(_signature(claims, key), signature) for key in keys]):  # noqa: C419
+        raise Forbidden(
+            f"[override] the signature is of none of the {len(keys)} override keys; expected one of them; "
+            "ask for an override of this service"
+        )
+    endpoint, variant, expires_at = json.loads(claims)
+    if now >= expires_at:
+        ended = datetime.fromtimestamp(expires_at, timezone.utc).isoformat()
+        raise Forbidden(
+            f"[override] it expired at {ended}, {now - expires_at:.0f} s ago; expected one that still holds; ask for a new one"
+        )
+    return Override(endpoint, variant, expires_at)
+
+
+def _check_key(key: bytes) -> None:
+    if len(key) < MIN_KEY_BYTES:
+        raise InvalidInput(
+            f"[override] the key has {len(key)} bytes; expected at least {MIN_KEY_BYTES} random ones; make a longer one"
+        )
+
+
+def _signature(claims: bytes, key: bytes) -> bytes:
+    return hmac.digest(key, _PURPOSE + claims, hashlib.sha256)
+
+
+def _encoded(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def _decoded(text: str) -> bytes | None:
+    try:
+        content = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return content if _encoded(content) == text else None  # one text for one content: nothing to vary in a token
