@@ -68,7 +68,9 @@ def questions(data: Data, *, n_queries: int, n_groups: int, seed: int) -> list[Q
     n = len(data.base)
     order = rng.permutation(n)
     made = [
-        _question(data, "random", share, 0, order[: round(share * n)], np.arange(min(n_queries, len(data.queries))))
+        _question(
+            data, "random", share, 0, order[: max(1, round(share * n))], np.arange(min(n_queries, len(data.queries)))
+        )
         for share in SHARES
     ]
     centroids, owners = clusters(data.base, rng)
@@ -80,7 +82,7 @@ def questions(data: Data, *, n_queries: int, n_groups: int, seed: int) -> list[Q
         away = np.argsort(np.square(centroids - anchor).sum(axis=1), kind="stable")
         for kind, ranked in (("near", away), ("far", away[::-1])):
             rows = np.concatenate([by_cluster[starts[c] : starts[c + 1]] for c in ranked])
-            made += [_question(data, kind, share, group, rows[: round(share * n)], asked) for share in SHARES]
+            made += [_question(data, kind, share, group, rows[: max(1, round(share * n))], asked) for share in SHARES]
     return made
 
 
