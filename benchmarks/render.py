@@ -1,20 +1,45 @@
-"""Write docs/benchmarks.md and docs/benchmarks.png from the figures in benchmarks/results/."""
+"""Write docs/benchmarks.md and the drawings beside it from the figures in benchmarks/results/; what was not run is left out."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import harness
+import numpy as np
+from graph_search import TARGETS, front
+from numpy.typing import NDArray
 
 HEAD = """# Benchmarks
 
 `make bench` runs them all, one script a question, with `LIKEWISE_DATA` set; `python benchmarks/render.py` writes this page from
 `benchmarks/results/`. Peers run in the same process order A B A B on the same vectors. Machines are shared and noisy: read
 the ratios and the CPU times, not the last digits. Speed is never given without the recall of the same run.
-
-![Subset scans, text quality, and CPU a request](benchmarks.png)
 """
+OVERVIEW = "\n![Subset scans, text quality, and CPU a request](benchmarks.png)\n"
+
+DOCS = harness.ROOT / "docs"
+LEAST_RECALL = 0.8  # of a drawing
+RECALL_TICKS = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0)
+OWN = "#c2410c"
+COLOURS = {  # by the beginning of a name; those that share one differ by their strokes
+    "likewise": OWN,
+    "rabitqlib": "#6d28d9",
+    "glass": "#22c55e",
+    "scann": "#ca8a04",
+    "faiss-hnsw": "#1d4ed8",
+    "faiss-ivf": "#38bdf8",
+    "faiss-flat": "#94a3b8",
+    "hnswlib": "#0f172a",
+    "usearch": "#db2777",
+    "vsag": "#0f766e",
+    "svs": "#64748b",
+    "lorann": "#92400e",
+    "qdrant": "#be123c",
+    "zvec": "#a3a30d",
+}
+STROKES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
 
 
 def read(name: str) -> dict[str, Any] | None:
@@ -113,7 +138,7 @@ def index_build(d: dict[str, Any]) -> str:
 
 def catalog_memory(d: dict[str, Any]) -> str:
     """Peak memory of catalogue builds."""
-    rows = [
+    rows: list[list[object]] = [
         [f"{int(k.removeprefix('rows_')):,}", f"{v['peak_mib']:,.0f}", f"{v['wall_s']:.0f}", f"{v['cpu_s']:.0f}"]
         for k, v in d.items()
         if k.startswith("rows_")
@@ -147,14 +172,241 @@ def serving(d: dict[str, Any]) -> str:
     return text + table(head, rows) + machine_line(d)
 
 
-def draw(found: dict[str, dict[str, Any]]) -> None:
-    """Draw what has a shape."""
+def title_of(key: str) -> str:
+    """Return a data set's key, `name n x dim metric`, as a heading."""
+    name, n, _, dim, metric = key.split()
+    return f"{name}, {int(n):,} x {dim}, {metric}"
+
+
+def over_best(of: dict[str, Any], way: str) -> str:
+    """Say how many times faster Likewise is than the fastest library at each recall."""
+    told = []
+    for target, best in of["best_peer"].get(way, {}).items():
+        times = of["times_faster"][way].get(best["peer"], {}).get(target)
+        told.append(f"{target} {f'{times}x' if times else 'not reached'} ({best['peer']})")
+    return ", ".join(told)
+
+
+def graph_search(d: dict[str, Any]) -> str:
+    """Speed at a recall beside other libraries."""
+    targets = [f"{target:.2f}" for target in TARGETS]
+    text = (
+        "\n## Graph search beside other libraries: `graph_search.py`\n\nQueries a second at a recall@10. Single: a Python call a query, one core, "
+        "CPU time. Batch: all queries in one call, wall time. Likewise takes part with memory of its own, as the libraries do, and with its file mapped; "
+        "the ratios are those of the first.\n\n![Queries a second by recall, a panel a data set](graph_search.png)\n"
+    )
+    for key, of in d["data"].items():
+        ways = [way for way in ("single", "batch") if of["times_faster"].get(way) is not None]
+        rows: list[list[object]] = []
+        for name, figures in fastest_first(of["peers"]):
+            speeds = [figures[way]["qps_at"][target] for way in ways for target in targets]
+            cells = ["-" if speed is None else f"{speed:,}" for speed in speeds]
+            version = figures["build"]["version"].split("+")[0]
+            rows.append(
+                [
+                    f"{name} {version}",
+                    *cells,
+                    figures["build"]["cpu_s"],
+                    figures["all_in_memory_mib"],
+                    figures["resident_mib"],
+                ]
+            )
+        head = ["", *(f"{way} {target}" for way in ways for target in targets), "build CPU s", "MiB", "MiB touched"]
+        text += f"\n### {title_of(key)}\n{table(head, rows)}\nTimes as fast as the fastest library: "
+        text += "; ".join(f"{way} {over_best(of, way) or 'none measured'}" for way in ways)
+        text += (
+            f". {of['queries']:,} queries, {of['repeats']} repeats, {of['threads']} threads in batches and builds.\n"
+            + machine_line(of)
+        )
+    return text
+
+
+def filtered_search(d: dict[str, Any]) -> str:
+    """Speed under filters."""
+    text = (
+        "\n## Search under a filter: `filtered_search.py`\n\nQueries a second at recall@10 of .95, a Python call a query, one core, CPU time; in brackets "
+        "the highest recall where none reached it. Random: rows drawn at random. Near and far: the clusters nearest to the queries and farthest from "
+        "them.\n\n![Queries a second by the share of rows that match](filtered_search.png)\n"
+    )
+    for key, of in d["data"].items():
+        names = list(next(iter(of["filters"].values()))["peers"])
+        rows: list[list[object]] = []
+        for label, under in of["filters"].items():
+            told = [under["peers"][name] for name in names]
+            rows.append([label, *(f"{t['qps_at']:,}" if t["qps_at"] else f"({t['highest_recall']})" for t in told)])
+        text += f"\n### {title_of(key)}, filtered\n{table(['', *names], rows)}{machine_line(of)}"
+    return text
+
+
+def graph_growth(d: dict[str, Any]) -> str:
+    """Time a query by size."""
+    rows: list[list[object]] = [
+        [
+            f"{int(n):,}",
+            of["us_per_query"] or "-",
+            of["single"]["highest_recall"],
+            of["build"]["cpu_s"],
+            of["all_in_memory_mib"],
+        ]
+        for n, of in d["sizes"].items()
+    ]
+    steps = ", ".join(f"{g['times_slower'] or '?'} times from {g['from']:,} to {g['to']:,} rows" for g in d["growth"])
+    text = (
+        f"\n## Growth: `graph_growth.py`\n\nCPU microseconds a query at recall@10 of {d['recall']}, Likewise alone, {d['data']} vectors x {d['dim']}; "
+        f"in turns, the time of a query grew {steps}.\n"
+    )
+    return text + table(["rows", "us a query", "highest recall", "build CPU s", "MiB"], rows) + machine_line(d)
+
+
+def scan_bandwidth(d: dict[str, Any]) -> str:
+    """Exact scans as a share of the memory's speed."""
+    rows: list[list[object]] = [
+        [name, s["mib"], f"{s['us_per_query']:,.0f}", s["gb_per_s"], f"{s['share_of_bandwidth']:.0%}"]
+        for name, s in d["scans"].items()
+    ]
+    text = (
+        f"\n## Exact scans and the memory: `scan_bandwidth.py`\n\n{d['n']:,} x {d['dim']}, {d['metric']}, one query on one thread. This core loads "
+        f"{d['gb_per_s']} GB/s from a buffer of {d['buffer_mib']:,} MiB, the best of {len(d['readers_gb_per_s'])} plain readers. Of a scan only the bytes count "
+        "that it cannot do without.\n"
+    )
+    return text + table(["scan", "MiB", "us a query", "GB/s", "share"], rows) + machine_line(d)
+
+
+def fastest_first(of: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return peers and figures by the speed of single calls at .95, Likewise first."""
+    return sorted(of.items(), key=lambda item: (item[0] != "likewise", -(item[1]["single"]["qps_at"]["0.95"] or 0)))
+
+
+def stretched(recall: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Map recalls so that each nine takes about as much room, and 1 has a place."""
+    return -np.log10(1.003 - np.clip(recall, 0, 1))
+
+
+def shrunk(place: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Undo `stretched`."""
+    return 1.003 - 10 ** -np.asarray(place)
+
+
+def curve(points: Iterable[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    """Return recalls and speeds of the Pareto front from `LEAST_RECALL` on, which it begins at where it comes from below."""
+    line = front([(point["recall"], point["qps"]) for point in points])
+    shown = [point for point in line if point[0] >= LEAST_RECALL]
+    below = [point for point in line if point[0] < LEAST_RECALL]
+    if shown and below:
+        (r0, s0), (r1, s1) = below[-1], shown[0]
+        places = stretched(np.array([r0, LEAST_RECALL, r1]))
+        start = np.exp(np.interp(places[1], places[::2], np.log([s0, s1])))
+        shown.insert(0, (LEAST_RECALL, float(start)))
+    return [recall for recall, _ in shown], [speed for _, speed in shown]
+
+
+def strokes(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return how to draw each peer: Likewise above all others, indexes of one library in one colour."""
+    made: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(names):
+        colour = next((colour for start, colour in COLOURS.items() if name.startswith(start)), "#94a3b8")
+        dash, marker = STROKES[sum(style["color"] == colour for style in made.values()) % len(STROKES)]
+        own = colour == OWN
+        made[name] = {
+            "color": colour,
+            "linestyle": dash,
+            "marker": marker,
+            "linewidth": (3.0 if name == "likewise" else 1.8) if own else 1.2,
+            "markersize": 6 if name == "likewise" else 4,
+            "alpha": 1.0 if own else 0.85,
+            "zorder": 5 if own else 2,
+            "label": name.replace("likewise", "Likewise"),
+        }
+    return made
+
+
+def panels(n_rows: int, n_columns: int, *, sharey: Literal["none", "row"] = "none") -> tuple[Any, Any]:
+    """Return a figure and its axes [n_rows, n_columns], speeds on a logarithmic scale."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    size = (12, 4.2 * n_rows + 0.9)
+    figure, axes = plt.subplots(n_rows, n_columns, figsize=size, layout="constrained", squeeze=False, sharey=sharey)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(which="major", color="#e2e8f0", linewidth=0.8)
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    return figure, axes
+
+
+def finish(figure: Any, axes: Any, name: str) -> None:
+    """Give all panels one legend, above them, and write the drawing."""
+    by_label: dict[str, Any] = {}
+    for axis in axes.flat:
+        for line, label in zip(*axis.get_legend_handles_labels()):
+            by_label.setdefault(label, line)
+    order = sorted(by_label, key=lambda label: (not label.startswith("Likewise"), label))
+    figure.legend(
+        [by_label[label] for label in order],
+        order,
+        loc="outside upper center",
+        ncols=min(5, len(order)),
+        frameon=False,
+        handlelength=3.4,
+    )
+    figure.savefig(DOCS / f"{name}.png", dpi=110)
+
+
+def draw_graph_search(d: dict[str, Any]) -> None:
+    """Draw recall against speed: a row a data set, single calls and batches beside each other."""
+    held = d["data"]
+    styles = strokes(name for of in held.values() for name in of["peers"])
+    ways = [
+        way for way in ("single", "batch") if any(way in peer for of in held.values() for peer in of["peers"].values())
+    ]
+    figure, axes = panels(len(held), len(ways))
+    told = {"single": "one query a call, one core", "batch": "all queries in one call"}
+    for row, (key, of) in zip(axes, held.items()):
+        for axis, way in zip(row, ways):
+            for name, peer in of["peers"].items():
+                recalls, speeds = curve(peer[way]["points"]) if way in peer else ([], [])
+                axis.plot(recalls, speeds, **styles[name])
+            axis.set_xscale("function", functions=(stretched, shrunk))
+            axis.set(xlim=(LEAST_RECALL, 1), xlabel="recall@10", ylabel="queries a second")
+            axis.set(xticks=RECALL_TICKS, xticklabels=[f"{tick:g}" for tick in RECALL_TICKS])
+            axis.set_title(f"{title_of(key)}: {told[way]}", fontsize=10)
+    finish(figure, axes, "graph_search")
+
+
+def draw_filtered_search(d: dict[str, Any]) -> None:
+    """Draw selectivity against speed: a row a data set, a panel a kind of filter."""
+    held = d["data"]
+    styles = strokes(name for of in held.values() for under in of["filters"].values() for name in under["peers"])
+    told = {"random": "rows drawn at random", "near": "clusters near the queries", "far": "clusters far from them"}
+    kinds = [kind for kind in told if any(label.startswith(kind) for of in held.values() for label in of["filters"])]
+    figure, axes = panels(len(held), len(kinds), sharey="row")
+    for row, (key, of) in zip(axes, held.items()):
+        for axis, kind in zip(row, kinds):
+            shares = {label: label.split()[1] for label in of["filters"] if label.startswith(kind)}
+            for name, style in styles.items():
+                speeds = [of["filters"][label]["peers"].get(name, {}).get("qps_at") for label in shares]
+                if any(speeds):
+                    axis.plot(range(len(speeds)), [speed or np.nan for speed in speeds], **style)
+            axis.set(xticks=range(len(shares)), xticklabels=shares.values(), xlabel="rows that match")
+            axis.set_title(f"{title_of(key)}\n{told[kind]}", fontsize=10)
+        row[0].set_ylabel("queries a second at recall@10 of .95")
+    finish(figure, axes, "filtered_search")
+
+
+def draw_overview(found: dict[str, dict[str, Any]]) -> None:
+    """Draw a subset scan, text quality and the cost of a request beside each other."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    colours = {"likewise": "#c2410c", "faiss": "#475569", "numpy": "#cbd5e1"}
+    colours = {"likewise": OWN, "faiss": "#475569", "numpy": "#cbd5e1"}
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), constrained_layout=True)
     scans = {key: value for key, value in found["subset_scan"].items() if key.endswith("%")}
     for who, colour in colours.items():
@@ -172,7 +424,7 @@ def draw(found: dict[str, dict[str, Any]]) -> None:
     axes[0].legend(frameon=False)
     abt = found["text_quality"]["abt_title_to_buy"]
     for at, measure in enumerate(("hit@1", "hit@10")):
-        for side, shade in zip(("dense", "sparse", "joined"), ("#cbd5e1", "#94a3b8", "#c2410c")):
+        for side, shade in zip(("dense", "sparse", "joined"), ("#cbd5e1", "#94a3b8", OWN)):
             x = at * 4 + ("dense", "sparse", "joined").index(side)
             axes[1].bar(x, abt[side][measure], color=shade, width=0.9)
             axes[1].text(x, abt[side][measure] + 0.01, f"{abt[side][measure]:.3f}\n{side}", ha="center", fontsize=8)
@@ -181,22 +433,40 @@ def draw(found: dict[str, dict[str, Any]]) -> None:
     )
     plain = [r for r in found["serving"]["rows"] if not r["filtered"]]
     labels = [f"{r['transport']}\n{r['connections']}" for r in plain]
-    axes[2].bar(labels, [r["server_cpu_us"] for r in plain], color="#c2410c", label="find neighbors")
+    axes[2].bar(labels, [r["server_cpu_us"] for r in plain], color=OWN, label="find neighbors")
     axes[2].bar(labels, [r["null_server_cpu_us"] for r in plain], color="#fdba74", label="null")
     axes[2].set(ylabel="server CPU us a request", title="Serving, by connections")
     axes[2].legend(frameon=False)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(harness.ROOT / "docs" / "benchmarks.png", dpi=110)
+    figure.savefig(DOCS / "benchmarks.png", dpi=110)
 
 
 def main() -> None:
-    """Write page and drawing."""
-    writers = (subset_scan, text_quality, picture_quality, embedding_speed, index_build, catalog_memory, serving)
+    """Write page and drawings."""
+    writers = (
+        graph_search,
+        filtered_search,
+        graph_growth,
+        subset_scan,
+        scan_bandwidth,
+        text_quality,
+        picture_quality,
+        embedding_speed,
+        index_build,
+        catalog_memory,
+        serving,
+    )
     found = {writer.__name__: figures for writer in writers if (figures := read(writer.__name__)) is not None}
-    page = HEAD + "".join(writer(found[writer.__name__]) for writer in writers if writer.__name__ in found)
-    (harness.ROOT / "docs" / "benchmarks.md").write_text(page)
-    draw(found)
+    page = HEAD
+    if {"subset_scan", "text_quality", "serving"} <= found.keys():
+        draw_overview(found)
+        page += OVERVIEW
+    for name, draw in (("graph_search", draw_graph_search), ("filtered_search", draw_filtered_search)):
+        if name in found:
+            draw(found[name])
+    page += "".join(writer(found[writer.__name__]) for writer in writers if writer.__name__ in found)
+    (DOCS / "benchmarks.md").write_text(page)
 
 
 if __name__ == "__main__":
