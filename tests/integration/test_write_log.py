@@ -1,0 +1,682 @@
+"""The write log on a real disk: order, groups, repeats, truncation, failures, other processes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from matching.errors import CorruptArtifact, InvalidInput, LimitExceeded, NotFound, Unavailable
+from matching.live import Appended, Record, WriteLog, disk, salvage, write_log
+from matching.live.segment import MAX_BODY_BYTES
+
+
+def payloads(log: WriteLog, first_sequence: int | None = None) -> list[bytes]:
+    """Read a log, and prove that its sequences have no gaps."""
+    first = log.first_sequence if first_sequence is None else first_sequence
+    records = list(log.read(first))
+    assert [record.sequence for record in records] == list(range(first, log.last_sequence + 1))
+    return [record.payload for record in records]
+
+
+def fill(log: WriteLog, n: int, start: int = 0) -> list[bytes]:
+    written = [b"%d " % i * 10 for i in range(start, start + n)]
+    for payload in written:
+        log.append([payload])
+    return written
+
+
+def segments(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.log"))
+
+
+def crashed(folder: Path) -> Path:
+    """Return a copy of a log as a kill would leave it at this moment."""
+    return Path(shutil.copytree(folder, folder.with_name(folder.name + "-crashed"), dirs_exist_ok=True))
+
+
+def test_what_was_appended_comes_back(tmp_path: Path) -> None:
+    with WriteLog.open(tmp_path / "a" / "log") as log:
+        assert (log.first_sequence, log.last_sequence, list(log.read(1))) == (1, 0, [])
+        assert log.append([b"one"]) == Appended(1, 1)
+        assert log.append([b"", b"three", b"x" * 300_000]) == Appended(2, 4)
+        assert list(log.read(3)) == [Record(3, b"three"), Record(4, b"x" * 300_000)]
+    with WriteLog.open(tmp_path / "a" / "log") as log:
+        assert log.append([b"five"]).last_sequence == 5
+        assert payloads(log) == [b"one", b"", b"three", b"x" * 300_000, b"five"]
+        assert log.cut_bytes == 0
+    with pytest.raises(Unavailable, match=r"\[append\] the log is closed"):
+        log.append([b"six"])
+    with pytest.raises(Unavailable, match=r"\[read\] the log is closed"):
+        log.read(1)
+    log.close()
+
+
+def test_a_new_log_may_go_on_from_another(tmp_path: Path) -> None:
+    with WriteLog.open(tmp_path, first_sequence=1000) as log:
+        assert (log.first_sequence, log.last_sequence) == (1000, 999)
+        assert log.append([b"a"]).last_sequence == 1000
+    with WriteLog.open(tmp_path, first_sequence=5) as log:
+        assert payloads(log) == [b"a"]
+        assert log.first_sequence == 1000
+
+
+def test_wrong_values_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="segment_bytes is 0"):
+        WriteLog.open(tmp_path, segment_bytes=0)
+    with pytest.raises(InvalidInput, match="first_sequence is 0"):
+        WriteLog.open(tmp_path, first_sequence=0)
+    with pytest.raises(InvalidInput, match="n_request_ids is -1"):
+        WriteLog.open(tmp_path, n_request_ids=-1)
+    with WriteLog.open(tmp_path) as log:
+        for wrong in ([], b"bytes", ["text"]):
+            with pytest.raises(InvalidInput, match="expected a list of bytes"):
+                log.append(wrong)  # type: ignore[arg-type]
+        for request_id in ("", "é" * 128):
+            with pytest.raises(InvalidInput, match=rf"has {2 * len(request_id)} bytes; expected 1 to 255"):
+                log.append([b"a"], request_id=request_id)
+        with pytest.raises(LimitExceeded, match="send fewer at once"):
+            log.append([bytes(MAX_BODY_BYTES)])
+        with pytest.raises(InvalidInput, match="sequence 1 is not acknowledged; the newest is 0"):
+            log.truncate(1)
+        assert log.last_sequence == 0
+
+
+def test_the_largest_append_fits(tmp_path: Path) -> None:
+    largest = [bytes(MAX_BODY_BYTES - 255 - 2 - 4)]
+    with WriteLog.open(tmp_path) as log:
+        log.append([b"small"])
+        log.append(largest, request_id="r" * 255)
+    with WriteLog.open(tmp_path) as log:
+        assert payloads(log, 2) == largest
+        assert len(segments(tmp_path)) == 2
+
+
+def test_files_rotate_and_a_read_crosses_them(tmp_path: Path) -> None:
+    with WriteLog.open(tmp_path, segment_bytes=1000) as log:
+        written = fill(log, 100)
+        assert len(segments(tmp_path)) > 3
+        assert all(path.stat().st_size <= 1000 for path in segments(tmp_path))
+        assert log.n_bytes == sum(path.stat().st_size for path in segments(crashed_and_closed(tmp_path)))
+        for first in (1, 2, 13, 50, 99, 100, 101):
+            assert payloads(log, first) == written[first - 1 :]
+        with pytest.raises(NotFound, match="no record 102 yet; the newest is 100"):
+            log.read(102)
+    with WriteLog.open(tmp_path, segment_bytes=1000) as log:
+        assert payloads(log) == written
+
+
+def crashed_and_closed(folder: Path) -> Path:
+    copy = crashed(folder)
+    WriteLog.open(copy).close()
+    return copy
+
+
+def test_one_append_is_never_split_between_files(tmp_path: Path) -> None:
+    with WriteLog.open(tmp_path, segment_bytes=100) as log:
+        log.append([b"x" * 60] * 20)
+        log.append([b"y"])
+        assert [len(path.name) for path in segments(tmp_path)] == [24, 24]
+        assert payloads(log) == [b"x" * 60] * 20 + [b"y"]
+
+
+def test_a_read_that_began_goes_on_with_what_is_appended(tmp_path: Path) -> None:
+    with WriteLog.open(tmp_path, segment_bytes=500) as log:
+        written = fill(log, 1)
+        reading = log.read(1)
+        found = [next(reading).payload]
+        for i in range(1, 60):
+            written += fill(log, 1, i)
+            found.append(next(reading).payload)
+        assert found == written
+        assert next(reading, None) is None
+
+
+def test_a_follower_sees_everything_in_order(tmp_path: Path) -> None:
+    n = 300
+    found: list[Record] = []
+
+    def follow() -> None:
+        while len(found) < n:
+            if log.wait(len(found) + 1, timeout_s=10):
+                found.extend(log.read(len(found) + 1))
+
+    with WriteLog.open(tmp_path, segment_bytes=2000) as log:
+        follower = threading.Thread(target=follow)
+        follower.start()
+        written = fill(log, n)
+        follower.join()
+        assert not log.wait(n + 1, timeout_s=0.01)
+    assert [record.payload for record in found] == written
+    assert [record.sequence for record in found] == list(range(1, n + 1))
+
+
+def test_truncation_drops_whole_files_and_says_what_is_gone(tmp_path: Path) -> None:
+    with WriteLog.open(tmp_path, segment_bytes=1000) as log:
+        written = fill(log, 60)
+        begun = log.read(1)
+        assert next(begun).sequence == 1
+        first = log.truncate(30)
+        assert 2 <= first <= 31
+        assert log.first_sequence == first == int(segments(tmp_path)[0].stem)
+        assert log.truncate(first - 1) == first
+        assert payloads(log) == written[first - 1 :]
+        with pytest.raises(
+            NotFound, match=rf"record {first - 1} was truncated; the oldest is {first}: begin with a version"
+        ):
+            log.read(first - 1)
+        with pytest.raises(NotFound, match="was truncated"):  # the file that was begun is read to its end
+            list(begun)
+    with WriteLog.open(tmp_path, segment_bytes=1000) as log:
+        assert payloads(log) == written[first - 1 :]
+        assert log.truncate(60) <= 60
+        assert len(segments(tmp_path)) == 1
+        log.append([b"more"])
+        assert payloads(log)[-1] == b"more"
+        assert log.last_sequence == 61
+
+
+def test_a_truncation_that_was_interrupted_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with WriteLog.open(tmp_path, segment_bytes=500) as log:
+        written = fill(log, 40)
+        before = segments(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(disk, "remove", refusing(OSError(5, "Input/output error")))
+            first = log.truncate(20)
+        assert segments(tmp_path) == before
+        assert payloads(log) == written[first - 1 :]
+        (tmp_path / "head.new").write_bytes(b"half")
+        with WriteLog.open(tmp_path, read_only=True) as reading:
+            assert payloads(reading) == written[first - 1 :]
+        assert segments(tmp_path) == before
+    with WriteLog.open(tmp_path) as log:
+        assert payloads(log) == written[first - 1 :]
+    assert int(segments(tmp_path)[0].stem) == first
+    assert not list(tmp_path.glob("*.new"))
+
+
+def test_a_truncation_that_the_disk_refuses_drops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with WriteLog.open(tmp_path, segment_bytes=500) as log:
+        written = fill(log, 40)
+        with monkeypatch.context() as patch:
+            patch.setattr(disk, "sync", refusing(OSError(28, "No space left on device")))
+            with pytest.raises(Unavailable, match=r"\[truncate\] .* No space left on device; nothing was dropped"):
+                log.truncate(20)
+        assert log.append([b"on"]).last_sequence == 41
+        assert payloads(log) == [*written, b"on"]
+
+
+def refusing(error: BaseException) -> Callable[..., None]:
+    def refuse(*arguments: object) -> None:
+        raise error
+
+    return refuse
+
+
+def test_a_repeated_request_appends_nothing(tmp_path: Path) -> None:
+    with WriteLog.open(tmp_path, segment_bytes=300) as log:
+        assert log.append([b"a", b"b"], request_id="x") == Appended(1, 2)
+        assert log.append([b"other"], request_id="x") == Appended(1, 2, is_repeat=True)
+        fill(log, 30)
+        log.truncate(30)
+        assert log.first_sequence > 2
+        assert log.append([b"a"], request_id="x") == Appended(1, 2, is_repeat=True)
+        killed = crashed(tmp_path)
+    for folder in (tmp_path, killed):
+        for _ in range(3):
+            with WriteLog.open(folder) as log:
+                assert log.append([b"a"], request_id="x") == Appended(1, 2, is_repeat=True)
+                assert log.last_sequence == 32
+    with WriteLog.open(tmp_path, n_request_ids=0) as log:
+        assert log.append([b"a"], request_id="x") == Appended(33, 33)
+
+
+def test_only_the_newest_request_ids_are_remembered(tmp_path: Path) -> None:
+    def known(log: WriteLog) -> list[str]:
+        return [key for key in map(str, range(10)) if key in log._requests]
+
+    with WriteLog.open(tmp_path, n_request_ids=3, segment_bytes=200) as log:
+        for i in range(10):
+            log.append([b"a" * 50], request_id=str(i))
+        assert known(log) == ["7", "8", "9"]
+        assert log.append([b"again"], request_id="2") == Appended(11, 11)
+        assert known(log) == ["2", "8", "9"]
+        log.truncate(10)
+    with WriteLog.open(tmp_path, n_request_ids=3) as log:
+        assert known(log) == ["2", "8", "9"]
+        assert log.append([b"again"], request_id="2").is_repeat
+        log.append([b"new"], request_id="0")
+        assert known(log) == ["0", "2", "9"]
+
+
+def test_many_threads_share_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    n_threads, n_each, n_syncs = 16, 25, 0
+    crowd = threading.Event()
+    true_sync = disk.sync
+
+    def sync(handle: int) -> None:
+        nonlocal n_syncs
+        n_syncs += 1
+        crowd.wait(0.002)
+        true_sync(handle)
+
+    with WriteLog.open(tmp_path, segment_bytes=20_000) as log:
+        monkeypatch.setattr(disk, "sync", sync)
+
+        def work(thread: int) -> list[Appended]:
+            return [log.append([b"%d %d" % (thread, i)] * (1 + i % 3)) for i in range(n_each)]
+
+        with ThreadPoolExecutor(n_threads) as pool:
+            answers = list(pool.map(work, range(n_threads)))
+        assert n_syncs < n_threads * n_each / 3
+    with WriteLog.open(tmp_path) as log:
+        found = payloads(log)
+    assert len(found) == n_threads * sum(1 + i % 3 for i in range(n_each))
+    for thread, appended in enumerate(answers):
+        assert [a.first_sequence for a in appended] == sorted(a.first_sequence for a in appended)
+        for i, a in enumerate(appended):
+            assert found[a.first_sequence - 1 : a.last_sequence] == [b"%d %d" % (thread, i)] * (1 + i % 3)
+
+
+def test_the_same_request_at_once_is_in_the_log_once(tmp_path: Path) -> None:
+    with WriteLog.open(tmp_path) as log, ThreadPoolExecutor(8) as pool:
+        for i in range(30):
+            answers = list(pool.map(lambda _, i=i: log.append([b"x"], request_id=f"r{i}"), range(8)))
+            assert {a.last_sequence for a in answers} == {i + 1}
+            assert sum(not a.is_repeat for a in answers) == 1
+        assert log.last_sequence == 30
+
+
+@pytest.mark.parametrize("place", ["write", "sync"])
+@pytest.mark.parametrize("n_before", [0, 7])
+def test_after_an_error_nothing_is_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, n_before: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    n_calls, entered, go_on = 0, threading.Event(), threading.Event()
+
+    def fail(*arguments: object) -> None:
+        nonlocal n_calls
+        n_calls += 1
+        entered.set()
+        go_on.wait(10)
+        raise OSError(5, "Input/output error")
+
+    log = WriteLog.open(tmp_path)
+    written = fill(log, n_before)
+    true = getattr(disk, place)
+    monkeypatch.setattr(disk, place, fail)
+    with ThreadPoolExecutor(6) as pool:
+        first = pool.submit(log.append, [b"lost"], request_id="lost")
+        entered.wait(10)
+        waiting = [pool.submit(log.append, [b"waiting"]) for _ in range(3)]
+        repeat = pool.submit(log.append, [b"lost"], request_id="lost")
+        asking = pool.submit(log.wait, n_before + 1, timeout_s=10)
+        while len(log._queue) < 4:
+            pass
+        go_on.set()
+        for future in (first, *waiting, repeat, asking):
+            with pytest.raises(Unavailable, match=r"has failed: Input/output error; nothing is acknowledged any more"):
+                future.result(10)
+    monkeypatch.setattr(disk, place, true)
+    with pytest.raises(Unavailable, match="Input/output error"):
+        log.append([b"later"])
+    with pytest.raises(Unavailable, match="Input/output error"):
+        log.truncate(0)
+    assert n_calls == 1, "a disk that failed is not asked again"
+    assert log.failure == "Input/output error"
+    assert payloads(log) == written
+    assert "acknowledges nothing more: Input/output error" in caplog.text
+    log.close()
+    with WriteLog.open(tmp_path) as log:
+        assert payloads(log)[:n_before] == written
+        assert log.last_sequence == n_before + (place == "sync"), (
+            "the write reached the file, nobody knows about the disk"
+        )
+        again = log.append([b"lost"], request_id="lost")
+        assert (again.last_sequence, again.is_repeat) == (n_before + 1, place == "sync")
+
+
+def test_an_error_while_rotating_stops_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("cut", "create", "replace", "sync_folder"):
+        folder = tmp_path / place
+        log = WriteLog.open(folder, segment_bytes=300)
+        written = fill(log, 3)
+        with monkeypatch.context() as patch:
+            patch.setattr(disk, place, refusing(OSError(28, "No space left on device")))
+            with pytest.raises(Unavailable, match="No space left on device"):
+                written += fill(log, 100)
+        log.close()
+        with WriteLog.open(folder, segment_bytes=300) as log:
+            found = payloads(log)
+            assert found == written[: len(found)] or found[: len(written)] == written
+            log.append([b"more"])
+            assert payloads(log)[-1] == b"more"
+
+
+def test_what_an_interrupt_left_behind_is_unknown_and_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with WriteLog.open(tmp_path) as log:
+        written = fill(log, 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(disk, "sync", refusing(KeyboardInterrupt()))
+            with pytest.raises(KeyboardInterrupt):
+                log.append([b"x"])
+        with pytest.raises(Unavailable, match="has failed: KeyboardInterrupt"):
+            log.append([b"y"])
+        assert payloads(log) == written
+
+
+def test_a_thread_that_is_interrupted_while_it_waits_leaves_no_one_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    true_sync = disk.sync
+
+    class Gate:
+        """A gate at which the waiting thread is interrupted."""
+
+        n_acquired = 0
+
+        def acquire(self) -> None:
+            self.n_acquired += 1
+            if self.n_acquired == 2:
+                raise KeyboardInterrupt
+
+        def release(self) -> None:
+            pass
+
+        def locked(self) -> bool:
+            return True
+
+    def sync(handle: int) -> None:
+        entered.set()
+        go_on.wait(10)
+        true_sync(handle)
+
+    with WriteLog.open(tmp_path) as log, ThreadPoolExecutor(3) as pool:
+        monkeypatch.setattr(disk, "sync", sync)
+        first = pool.submit(log.append, [b"first"])
+        entered.wait(10)
+        true_checked = write_log._checked
+
+        def checked(payloads: list[bytes], request_id: str | None) -> write_log._Waiting:
+            waiting = true_checked(payloads, request_id)
+            waiting.gate = Gate()  # type: ignore[assignment]
+            return waiting
+
+        with monkeypatch.context() as patch:
+            patch.setattr(write_log, "_checked", checked)
+            with pytest.raises(KeyboardInterrupt):
+                log.append([b"abandoned"])
+        last = pool.submit(log.append, [b"last"])
+        while len(log._queue) < 3:
+            pass
+        go_on.set()
+        assert first.result(10).last_sequence == 1
+        assert last.result(10).last_sequence == 3
+        assert payloads(log) == [b"first", b"abandoned", b"last"]
+
+
+def test_closing_waits_for_those_who_append(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    true_sync = disk.sync
+
+    def sync(handle: int) -> None:
+        entered.set()
+        go_on.wait(10)
+        true_sync(handle)
+
+    log = WriteLog.open(tmp_path)
+    monkeypatch.setattr(disk, "sync", sync)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(log.append, [b"1"])
+        entered.wait(10)
+        second = pool.submit(log.append, [b"2"])
+        while len(log._queue) < 2:
+            pass
+        closing = pool.submit(log.close)
+        while not log._is_closed:
+            pass
+        go_on.set()
+        assert (first.result(10), second.result(10)) == (Appended(1, 1), Appended(2, 2))
+        closing.result(10)
+    with WriteLog.open(tmp_path) as log:
+        assert payloads(log) == [b"1", b"2"]
+
+
+def test_an_end_that_cannot_be_noted_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = WriteLog.open(tmp_path)
+    written = fill(log, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "replace", refusing(OSError(5, "Input/output error")))
+        with pytest.raises(Unavailable, match=r"\[close\] .* Input/output error; all acknowledged records are there"):
+            log.close()
+    with WriteLog.open(tmp_path) as log:
+        assert payloads(log) == written
+
+
+def test_one_writer_and_any_number_of_readers(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="no write log in"):
+        WriteLog.open(tmp_path / "none", read_only=True)
+    assert not (tmp_path / "none").exists()
+    with WriteLog.open(tmp_path) as log:
+        written = fill(log, 5)
+        with pytest.raises(Unavailable, match=rf"process {os.getpid()} writes to"):
+            WriteLog.open(tmp_path)
+        with WriteLog.open(tmp_path, read_only=True) as reading:
+            written += fill(log, 1, 5)
+            assert payloads(reading) == written[:5]
+            for refused in (
+                lambda: reading.append([b"x"]),
+                lambda: reading.truncate(1),
+                lambda: reading.wait(6, timeout_s=9),
+            ):
+                with pytest.raises(Unavailable, match="opened read-only"):
+                    refused()
+            assert reading.wait(5, timeout_s=0)
+        assert log.append([b"x"]).last_sequence == 7
+    WriteLog.open(tmp_path).close()
+
+
+def test_reading_beside_a_writer_never_sees_damage(tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            first = log.append([os.urandom(200)] * 3).first_sequence
+            if first % 50 < 3:
+                log.truncate(max(0, first - 100))
+
+    with WriteLog.open(tmp_path, segment_bytes=3000) as log, ThreadPoolExecutor(3) as pool:
+        writing = [pool.submit(write) for _ in range(3)]
+        try:
+            seen = 0
+            while seen < 1000:
+                with WriteLog.open(tmp_path, read_only=True) as reading:
+                    with contextlib.suppress(NotFound):  # truncated between the opening and the read
+                        payloads(reading)
+                    assert reading.last_sequence >= seen
+                    seen = reading.last_sequence
+        finally:
+            stop.set()
+        for future in writing:
+            future.result(30)
+
+
+def child(log: WriteLog, answers: multiprocessing.Queue[str]) -> None:
+    for use in (
+        lambda: log.append([b"x"]),
+        lambda: log.read(1),
+        lambda: log.wait(1, timeout_s=0),
+        lambda: log.truncate(0),
+    ):
+        try:
+            use()
+        except Unavailable as error:
+            answers.put(str(error))
+    log.close()
+
+
+def test_a_forked_process_may_not_use_it(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    with WriteLog.open(tmp_path) as log:
+        written = fill(log, 2)
+        forked = context.Process(target=child, args=(log, answers))
+        forked.start()
+        told = [answers.get(timeout=20) for _ in range(4)]
+        forked.join(20)
+        assert forked.exitcode == 0
+        assert all(f"opened by process {os.getpid()}, before a fork" in text for text in told)
+        with pytest.raises(Unavailable, match="writes to"):
+            WriteLog.open(tmp_path)  # the child's close did not give the parent's lock away
+        assert payloads(log) == written
+
+
+def test_a_torn_end_is_cut_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = WriteLog.open(tmp_path / "log")
+    written = fill(log, 3)
+    folder = crashed(tmp_path / "log")
+    log.close()
+    (last,) = segments(folder)
+    with last.open("r+b") as file:
+        file.seek(log.n_bytes)
+        file.write(b"half a record")
+    with caplog.at_level(logging.WARNING):
+        with WriteLog.open(folder, read_only=True) as reading:
+            assert (payloads(reading), reading.cut_bytes) == (written, 13)
+        assert not caplog.records, "a reader changes nothing, and so cuts nothing"
+        with WriteLog.open(folder) as log:
+            assert (payloads(log), log.cut_bytes) == (written, 13)
+            log.append([b"next"])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"[open] {last.name}: 13 bytes of a torn record behind byte {log.n_bytes - 36 - 2 - 4 - 4} were cut off; "
+        "no one was told that it was kept"
+    ]
+    with WriteLog.open(folder) as log:
+        assert payloads(log) == [*written, b"next"]
+
+
+def test_space_that_was_reserved_is_no_torn_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with WriteLog.open(tmp_path / "log") as log:
+        written = fill(log, 3)
+        folder = crashed(tmp_path / "log")
+        assert segments(folder)[0].stat().st_size > 1 << 20
+        with WriteLog.open(folder) as killed:
+            assert (payloads(killed), killed.cut_bytes) == (written, 0)
+    assert segments(tmp_path / "log")[0].stat().st_size == log.n_bytes
+    assert not caplog.records
+
+
+def damaged(folder: Path, change: Callable[[Path], object]) -> Path:
+    """Return a log of several files, orderly closed and then changed."""
+    with WriteLog.open(folder, segment_bytes=500) as log:
+        fill(log, 30)
+    change(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: segments(f)[0].unlink(), r"log at byte 0: records 1 to \d+ are missing before it; restore the file"),
+        (
+            lambda f: segments(f)[1].unlink(),
+            r"log at byte 0: records \d+ to \d+ are missing before it; restore the file",
+        ),
+        (lambda f: segments(f)[-1].unlink(), r"at byte \d+: records \d+ to 30 are missing, which were acknowledged"),
+        (
+            lambda f: [path.unlink() for path in segments(f)],
+            r"log at byte 64: records 1 to 30 are missing, which were ack",
+        ),
+        (lambda f: (f / "head").unlink(), r"the head of the log is missing beside 0+1\.log"),
+        (lambda f: (f / "head").write_bytes(b""), r"head: its 0 bytes do not match their checksum"),
+        (lambda f: os.truncate(segments(f)[1], 300), r"at byte \d+: .*, and a later file follows"),
+        (lambda f: os.truncate(segments(f)[1], 64), r"log at byte 0: records \d+ to \d+ are missing before it"),
+        (lambda f: os.truncate(segments(f)[1], 9), r"at byte 0: 9 bytes are less than a header of 64"),
+        (lambda f: os.truncate(segments(f)[-1], 64), r"at byte 64: records \d+ to 30 are missing, which were acknowl"),
+        (
+            lambda f: segments(f)[0].write_bytes(segments(f)[1].read_bytes()),
+            r"at byte 0: the header is damaged, or belong",
+        ),
+        (lambda f: patched(segments(f)[0], 8, b"\x02"), r"segment format 2 is not 1, the one this program reads"),
+        (lambda f: patched(f / "head", 8, b"\x02"), r"head: format 2 is not 1, the one this program reads"),
+    ],
+)
+def test_what_is_missing_or_strange_is_refused(tmp_path: Path, change: Callable[[Path], object], message: str) -> None:
+    folder = damaged(tmp_path / "log", change)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "lock"}
+    for read_only in (False, True):
+        with pytest.raises(CorruptArtifact, match=message):
+            WriteLog.open(folder, read_only=read_only)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "lock"} == before
+
+
+def patched(path: Path, at: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+
+
+def test_a_segment_of_another_log_is_refused(tmp_path: Path) -> None:
+    damaged(tmp_path / "other", lambda folder: None)
+    with pytest.raises(CorruptArtifact, match="belongs to another log"):
+        WriteLog.open(damaged(tmp_path / "log", lambda f: shutil.copy(segments(tmp_path / "other")[1], segments(f)[1])))
+
+
+def test_damage_while_it_is_open_is_told_by_the_read(tmp_path: Path) -> None:
+    with WriteLog.open(tmp_path, segment_bytes=500) as log:
+        fill(log, 30)
+        patched(segments(tmp_path)[0], 150, b"????")
+        with pytest.raises(
+            CorruptArtifact,
+            match=r"\[read\] 0+1\.log at byte \d+: the head of a record does not match its checksum, wh",
+        ):
+            list(log.read(1))
+        segments(tmp_path)[1].unlink()
+        with pytest.raises(CorruptArtifact, match=r"\[read\] .*the file is gone"):
+            list(log.read(int(segments(tmp_path)[1].stem) - 1))
+
+
+def test_salvage_yields_what_is_whole(tmp_path: Path) -> None:
+    folder = damaged(tmp_path / "log", lambda f: None)
+    with WriteLog.open(folder) as log:
+        whole = list(log.read(1))
+    assert list(salvage(folder)) == whole
+    patched(segments(folder)[1], 150, b"????")
+    patched(segments(folder)[2], 3, b"????")
+    (folder / "head").unlink()
+    found = list(salvage(folder))
+    assert len(found) == len(whole) - 1
+    assert set(found) < set(whole)
+    for path in segments(folder):
+        patched(path, 3, b"????")
+    with pytest.raises(CorruptArtifact, match=r"\[salvage\] neither the head nor any of the headers"):
+        next(salvage(folder))
+    with pytest.raises(NotFound, match="no write log"):
+        next(salvage(tmp_path / "none"))
+
+
+def test_a_creation_that_was_interrupted_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    true_publish = disk.publish
+
+    def publish(path: Path, data: bytes) -> None:
+        if path.suffix == ".log":
+            raise OSError(28, "No space left on device")
+        true_publish(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "publish", publish)
+        with pytest.raises(OSError, match="No space left on device"):
+            WriteLog.open(tmp_path, first_sequence=9)
+    with pytest.raises(NotFound, match="no write log"):
+        WriteLog.open(tmp_path, read_only=True)
+    with WriteLog.open(tmp_path) as log:
+        assert log.append([b"a"]).last_sequence == 9

@@ -1,0 +1,192 @@
+"""The write log in processes that are killed, run into a full file system, or get errors from the kernel."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from collections import defaultdict
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from matching.live import Appended, WriteLog
+
+ROOT = Path(__file__).resolve().parents[2]
+N_THREADS = 4
+
+# each thread appends batches `life:thread:i:record:of how many:filling`, and tells of each answer in one line
+WRITER = """
+import os, random, sys, threading
+from matching.live import WriteLog
+
+folder, life, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+log = WriteLog.open(folder, segment_bytes=20_000)
+
+def work(thread):
+    rng = random.Random(seed * 1000 + thread)
+    for i in range(100_000):
+        n = rng.choice([1, 1, 2, 5])
+        filling = "x" * rng.randrange(300)
+        batch = [f"{life}:{thread}:{i}:{r}:{n}:{filling}".encode() for r in range(n)]
+        answer = log.append(batch, request_id=f"{life}:{thread}:{i}")
+        os.write(1, f"{answer.first_sequence} {life}:{thread}:{i}\\n".encode())
+        if rng.random() < 0.02:
+            log.truncate(max(0, answer.first_sequence - 2000))
+
+threads = [threading.Thread(target=work, args=(t,)) for t in range(int(sys.argv[4]))]
+for t in threads: t.start()
+for t in threads: t.join()
+"""
+
+
+def acknowledged_until_killed(folder: Path, life: int, chosen: Random) -> dict[str, int]:
+    """Run a writer, kill it at some moment, and return the first sequence of each append that it told of."""
+    command = [sys.executable, "-c", WRITER, str(folder), str(life), str(chosen.randrange(1 << 30)), str(N_THREADS)]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT)
+    assert writer.stdout
+    told = [writer.stdout.readline()]
+    time.sleep(chosen.random() * 0.15)
+    writer.kill()
+    told += writer.stdout.read().splitlines(keepends=True)
+    writer.stdout.close()
+    assert writer.wait() == -9
+    lines = [line.decode().split() for line in told if line.endswith(b"\n")]
+    return {name: int(first) for first, name in lines}
+
+
+def batches(log: WriteLog) -> dict[str, tuple[int, int]]:
+    """Return the first sequence and the size of each append in the log, having proved that each is whole and there once."""
+    found: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
+    for record in log.read(log.first_sequence):
+        life, thread, i, r, n, filling = record.payload.decode().split(":")
+        assert set(filling) <= {"x"}
+        found[f"{life}:{thread}:{i}"].append((record.sequence, int(r), int(n)))
+    for name, records in found.items():
+        first = records[0][0]
+        assert records == [(first + r, r, len(records)) for r in range(records[0][2])], name
+    return {name: (records[0][0], len(records)) for name, records in found.items()}
+
+
+@pytest.mark.parametrize("n_kills", [4, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path, n_kills: int) -> None:
+    chosen = Random(n_kills)
+    acknowledged: dict[str, int] = {}
+    for life in range(n_kills):
+        told = acknowledged_until_killed(tmp_path, life, chosen)
+        acknowledged.update(told)
+        assert len(told) > 0
+        with WriteLog.open(tmp_path) as log:
+            found = batches(log)
+            for name, first in acknowledged.items():
+                assert found.get(name, (0,))[0] == first if first >= log.first_sequence else name not in found, name
+            threads: dict[str, list[int]] = defaultdict(list)
+            for name in found:
+                if name.startswith(f"{life}:"):
+                    threads[name.rpartition(":")[0]].append(int(name.rpartition(":")[2]))
+            for thread in range(N_THREADS):
+                numbers = threads[f"{life}:{thread}"]
+                last = numbers[-1] if numbers else -1
+                assert numbers == list(range(last + 1 - len(numbers), last + 1)), "the order of each thread is kept"
+                n_told = sum(name.startswith(f"{life}:{thread}:") for name in told)
+                assert last + 1 - n_told in (0, 1), "no more than one append of a thread is unknown to it"
+                for name in (f"{life}:{thread}:{i}" for i in range(max(0, last - 3), last + 1)):
+                    again = log.append([b"again"], request_id=name)
+                    assert again.is_repeat
+                    assert again == Appended(found[name][0], sum(found[name]) - 1, is_repeat=True)
+        acknowledged = {name: first for name, first in acknowledged.items() if first > log.last_sequence - 10_000}
+
+
+FULL = """
+import resource, sys
+from matching.errors import Unavailable
+from matching.live import WriteLog
+
+log = WriteLog.open(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+n = 0
+try:
+    while n < 1000:
+        log.append([b"%%d" %% n + b"x" * 999])
+        n += 1
+except Unavailable as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+for use in (lambda: log.append([b"small"]), lambda: log.truncate(1), lambda: log.wait(n + 1, timeout_s=9)):
+    try:
+        use()
+    except Unavailable as error:
+        print(error)
+assert [r.payload[:3] for r in log.read(1)] == [(b"%%d" %% i + b"xx")[:3] for i in range(n)]
+print(n)
+%s
+"""
+
+
+@pytest.mark.parametrize("end", ["log.close()", ""])
+def test_a_file_that_may_not_grow_stops_it_and_space_mends_it(tmp_path: Path, end: str) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL % end, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *told, n = done.stdout.splitlines()
+    assert [line.split("]")[0] for line in told] == ["[append", "[append", "[truncate", "[wait"]
+    assert all("has failed: File too large; nothing is acknowledged any more, reads go on" in line for line in told)
+    assert 90 < int(n) < 100
+    with WriteLog.open(tmp_path) as log:
+        assert log.last_sequence == int(n)
+        assert log.cut_bytes > 0, "half of the record that did not fit"
+        assert [record.payload[:2] for record in log.read(1)] == [(b"%d" % i + b"x")[:2] for i in range(int(n))]
+        assert log.append([b"on"]).last_sequence == int(n) + 1
+
+
+TRACED = """
+import os, sys
+from matching.errors import Unavailable
+from matching.live import WriteLog
+
+log = WriteLog.open(sys.argv[1], segment_bytes=2000)
+for i in range(40):
+    try:
+        first = log.append([b"%d" % i + b"x" * 200], request_id=str(i)).first_sequence
+    except Unavailable:
+        first = 0
+    os.write(1, f"{first}\\n".encode())
+    if i % 15 == 14 and log.failure is None:
+        try:
+            log.truncate(i - 10)
+        except Unavailable:
+            pass
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace, which fails a system call for us")
+@pytest.mark.parametrize("call", ["fdatasync", "fsync", "pwrite64", "rename", "ftruncate", "unlink", "openat"])
+@pytest.mark.parametrize("fault", ["error=EIO", "signal=KILL"])
+def test_a_fault_at_any_system_call(tmp_path: Path, call: str, fault: str) -> None:
+    """The Nth of each kind fails, or the process dies there, for N from 1 on until there is none left."""
+    script = tmp_path / "traced.py"
+    script.write_text(textwrap.dedent(TRACED))
+    # files are opened all day long in Python: only those of the log count
+    only = ["-P", str(tmp_path)] if call == "openat" else []
+    n_hit = 0
+    for n in range(1, 51):
+        folder = tmp_path / str(n)
+        inject = f"inject={call}:{fault}:when={n}"
+        command = ["strace", "-f", "-o", str(tmp_path / "trace"), *only, "-e", f"trace={call}", "-e", inject]
+        done = subprocess.run([*command, sys.executable, script, folder], cwd=ROOT, capture_output=True, text=True)
+        n_hit += "INJECTED" in (tmp_path / "trace").read_text() or done.returncode == -9
+        told = [int(line) for line in done.stdout.split()]
+        acknowledged = [first for first in told if first]
+        assert acknowledged == list(range(1, len(acknowledged) + 1))
+        if 0 in told:
+            assert not any(told[told.index(0) :]), "nothing is acknowledged after an error"
+        with WriteLog.open(folder) as log:
+            assert log.last_sequence - len(acknowledged) in (0, 1)
+            for record in log.read(log.first_sequence):
+                assert record.payload == b"%d" % (record.sequence - 1) + b"x" * 200
+            for i in range(len(acknowledged), 42):
+                assert log.append([b"%d" % i + b"x" * 200], request_id=str(i)).first_sequence == i + 1
+    assert n_hit > 0
