@@ -11,7 +11,15 @@ from typing import Annotated, cast
 
 import typer
 
-from lifecycle import build_command, catalog_commands, demo, search_command, serve_command, version_commands
+from lifecycle import (
+    build_command,
+    catalog_commands,
+    demo,
+    key_commands,
+    search_command,
+    serve_command,
+    version_commands,
+)
 from lifecycle.terminal import err
 from matching.errors import AlreadyExists, GateRefused, InvalidInput, LikewiseError, LimitExceeded, NotFound
 
@@ -28,6 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(catalog_commands.app, name="catalog")
 app.add_typer(version_commands.app, name="versions")
+app.add_typer(key_commands.app, name="keys")
 app.command("build")(build_command.build)
 app.command("search")(search_command.search)
 app.command("serve")(serve_command.serve)

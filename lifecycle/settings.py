@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from embeddings.settings import EncodeSettings
 from index_builder.settings import BuildSettings
 from matching.errors import InvalidInput
-from serving.settings import ServingSettings
+from serving.settings import AuthSettings, ServingSettings, TlsSettings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,6 +38,8 @@ class Settings(BaseSettings):
     build: BuildSettings = Field(default_factory=BuildSettings)
     encode: EncodeSettings = Field(default_factory=EncodeSettings)
     serving: ServingSettings = Field(default_factory=ServingSettings)
+    auth: AuthSettings = Field(default_factory=AuthSettings)
+    tls: TlsSettings = Field(default_factory=TlsSettings)
 
     @classmethod
     def settings_customise_sources(

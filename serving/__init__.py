@@ -3,6 +3,6 @@
 What serves needs the extra `serve`; the settings do not, so that a machine that only builds can read them.
 """
 
-from serving.settings import ServingSettings
+from serving.settings import AuthSettings, ServingSettings, TlsSettings
 
-__all__ = ["ServingSettings"]
+__all__ = ["AuthSettings", "ServingSettings", "TlsSettings"]

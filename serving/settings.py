@@ -1,8 +1,45 @@
-"""The limits and times of a service."""
+"""The limits and times of a service, who may ask it, and how its listeners are encrypted."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
+
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256"]
+
+
+class AuthSettings(BaseModel):
+    """The `auth` section of the settings: without a keys file and a JWKS file, everybody may ask everything."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    keys_file: Path | None = Field(default=None, description="API keys, made by `likewise keys`; none where not set")
+    jwks_file: Path | None = Field(
+        default=None, description="public keys (JWKS) of JSON Web Tokens; none where not set"
+    )
+    jwt_issuer: str | None = Field(default=None, description="issuer (`iss`) that a token must name")
+    jwt_audience: str | None = Field(default=None, description="audience (`aud`) that a token must name")
+    jwt_algorithms: tuple[Algorithm, ...] = Field(
+        default=("RS256", "ES256", "EdDSA"), min_length=1, description="algorithms that may sign a token"
+    )
+    requests_per_s: float | None = Field(
+        default=None, gt=0, description="requests a second that one caller may ask; no limit where not set"
+    )
+    burst: int = Field(default=100, ge=1, description="requests that one caller may ask at once after a pause")
+
+
+class TlsSettings(BaseModel):
+    """The `tls` section of the settings, for the HTTP and the gRPC listener alike."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    certificate_file: Path | None = Field(default=None, description="certificate chain (PEM); no TLS where not set")
+    key_file: Path | None = Field(default=None, description="the certificate's private key (PEM), not encrypted")
+    client_ca_file: Path | None = Field(
+        default=None, description="authorities (PEM) of client certificates; none are asked for where not set"
+    )
 
 
 class ServingSettings(BaseModel):
@@ -33,3 +70,7 @@ class ServingSettings(BaseModel):
     encoder_batch: int = Field(default=16, ge=1, description="contents encoded together")
     encoder_stuck_s: float = Field(default=30.0, gt=0, description="an encoder silent for this long is replaced")
     drain_s: float = Field(default=5.0, ge=0, le=8, description="what requests in flight have left after SIGTERM")
+    accept_insecure_network: bool = Field(
+        default=False,
+        description="listen beyond this machine without authentication or TLS: on a private network, behind a proxy with both",
+    )

@@ -58,7 +58,10 @@ def _plain(value: object) -> object:
 
 
 def _shown(value: object) -> str:
-    return "not set" if value is None else f"`{_plain(value)}`"
+    if isinstance(value, tuple):
+        return ", ".join(f"`{part}`" for part in value)
+    shown = json.dumps(value) if isinstance(value, bool) else _plain(value)
+    return "not set" if value is None else f"`{shown}`"
 
 
 if __name__ == "__main__":

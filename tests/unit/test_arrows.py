@@ -28,6 +28,7 @@ HOMES = {
     "fastapi": {"serving/http.py"},
     "uvicorn": {"serving/"},
     "grpc": {"serving/"},
+    "jwt": {"serving/jwt_verifier.py"},
     "prometheus_client": {"serving/metrics.py"},
     "fastavro": {"index_builder/catalog/vector_files.py"},
     "typer": {"lifecycle/"},
@@ -38,9 +39,21 @@ HOMES = {
 READ_LATE = {
     "serving/http.py",
     "serving/grpc.py",
+    "serving/jwt_verifier.py",
     "index_builder/sample/pictures.py",
 }  # themselves imported where they are used
-LAZY = {"torch", "transformers", "sentence_transformers", "onnxruntime", "faiss", "fastapi", "grpc", "uvicorn", "PIL"}
+LAZY = {
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "onnxruntime",
+    "faiss",
+    "fastapi",
+    "grpc",
+    "uvicorn",
+    "jwt",
+    "PIL",
+}
 
 
 def sources() -> Iterator[tuple[str, Path]]:
