@@ -18,7 +18,9 @@ def serve(
     name: Annotated[
         str | None, typer.Option("--name", help="Alias or version id; may be left out where the store has one alias.")
     ] = None,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; other than 127.0.0.1 needs authentication and TLS.")
+    ] = "127.0.0.1",
     http_port: Annotated[
         int, typer.Option("--http-port", min=0, max=65535, help="0 takes a free port and prints it.")
     ] = 8080,
@@ -40,6 +42,8 @@ def serve(
         held,
         name or only_alias(held),
         settings=settings.serving,
+        auth=settings.auth,
+        tls=settings.tls,
         host=host,
         http_port=http_port,
         grpc_port=grpc_port,

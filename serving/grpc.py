@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
+import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import grpc
@@ -15,12 +17,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from matching.errors import InvalidQuery, LikewiseError, LimitExceeded, Unavailable
+from matching.errors import InvalidQuery, LikewiseError, LimitExceeded, RateLimited, Unavailable
+from serving.auth import Access, Credentials, Gate, Principal
 from serving.error_codes import code_of, public_message
 from serving.metrics import Metrics
 from serving.query import Detail
 from serving.recommender import Recommender
-from serving.request_log import RequestRecord, log_request, request_id_from
+from serving.request_log import RequestRecord, log_audit, log_request, request_id_from
 from serving.settings import ServingSettings
 from serving.wire import likewise_pb2 as pb
 from serving.wire import vertex_proto as wire
@@ -31,12 +34,23 @@ Work = Callable[[Any, RequestRecord, float], Awaitable[Message]]
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _REFUSING_S: Final = 0.2
 _SERVICES: Final = ("likewise.v1.MatchService", "likewise.v1.SearchService")
+ACCESS: Final[dict[str, Access]] = {  # what each method needs; one that is not here keeps the service from starting
+    "/likewise.v1.MatchService/FindNeighbors": "read",
+    "/likewise.v1.MatchService/ReadIndexDatapoints": "read",
+    "/likewise.v1.SearchService/Search": "read",
+    "/likewise.v1.SearchService/GetVersion": "read",
+    "/grpc.health.v1.Health/Check": "open",
+    "/grpc.health.v1.Health/List": "open",
+    "/grpc.health.v1.Health/Watch": "open",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "read",
+}
+_asking: contextvars.ContextVar[Principal | None] = contextvars.ContextVar("asking", default=None)
 
 
 class GrpcApi:
     """The gRPC server of one service. Belongs to one event loop."""
 
-    def __init__(self, recommender: Recommender, *, metrics: Metrics, settings: ServingSettings) -> None:
+    def __init__(self, recommender: Recommender, *, gate: Gate, metrics: Metrics, settings: ServingSettings) -> None:
         self._recommender = recommender
         self._metrics = metrics
         self._request_deadline_s = settings.request_deadline_s
@@ -50,9 +64,11 @@ class GrpcApi:
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_concurrent_streams", 100),
                 ("grpc.so_reuseport", 0),
+                ("grpc.server_handshake_timeout_ms", int(settings.receive_deadline_s * 1e3)),
                 ("grpc.http2.max_ping_strikes", 2),
             ),
             maximum_concurrent_rpcs=settings.max_connections,
+            interceptors=[_Doorkeeper(gate, metrics)] if gate.is_on else [],
         )
         self._add_service(
             "MatchService",
@@ -113,22 +129,22 @@ class GrpcApi:
     def _add_service(self, name: str, **methods: tuple[type[Any], Work]) -> None:
         handlers: dict[str, grpc.RpcMethodHandler[bytes, Message]] = {
             # The message is parsed inside the call: grpcio answers UNKNOWN to bytes that it cannot parse.
-            method: grpc.unary_unary_rpc_method_handler(self._behavior(kind, work), None, _serialized)
+            method: grpc.unary_unary_rpc_method_handler(
+                self._behavior(f"/{pb.DESCRIPTOR.package}.{name}/{method}", kind, work), None, _serialized
+            )
             for method, (kind, work) in methods.items()
         }
         handler = grpc.method_handlers_generic_handler(f"{pb.DESCRIPTOR.package}.{name}", handlers)
         self._server.add_generic_rpc_handlers((handler,))
 
-    def _behavior(self, kind: type[Any], work: Work) -> Callable[[bytes, Context], Awaitable[Message]]:
+    def _behavior(self, method: str, kind: type[Any], work: Work) -> Callable[[bytes, Context], Awaitable[Message]]:
         """Surround a method with what every call has: deadline, request id, error code, metrics and the log line."""
+        is_audited = ACCESS[method] == "admin"
         max_bytes = self._max_search_bytes if kind is pb.SearchRequest else self._max_bytes
 
         async def behave(content: bytes, context: Context) -> Message:
             began = time.monotonic()
-            given = next(
-                (str(value) for key, value in context.invocation_metadata() or () if key == "x-request-id"), None
-            )
-            record = RequestRecord(request_id_from(given), "grpc")
+            record = _record(context)
             context.set_trailing_metadata((("x-request-id", record.request_id),))
             left, limit = context.time_remaining(), self._request_deadline_s
             deadline = began + (limit if left is None else min(left, limit))
@@ -150,16 +166,21 @@ class GrpcApi:
                 seconds = time.monotonic() - began
                 self._metrics.requested("grpc", record.endpoint, code, seconds)
                 log_request(record, code, seconds * 1e3)
+                if is_audited:
+                    log_audit(record, _asking.get(), method, code)
 
         return behave
 
-    def bind(self, host: str, port: int) -> int:
-        """Bind and return the port obtained.
+    def bind(self, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> int:
+        """Bind, encrypted where there are credentials, and return the port obtained.
 
         Raises:
             RuntimeError: the address is taken or not ours.
         """
-        return self._server.add_insecure_port(f"{host}:{port}")
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        if credentials is None:
+            return self._server.add_insecure_port(address)
+        return self._server.add_secure_port(address, credentials)
 
     async def start(self) -> None:
         """Answer calls; health says NOT_SERVING until `set_ready`."""
@@ -178,6 +199,57 @@ class GrpcApi:
         self._is_stopping = True
         await asyncio.sleep(_REFUSING_S)
         await self._server.stop(grace_s)
+
+
+class _Doorkeeper(grpc.aio.ServerInterceptor):
+    """Asks the gate as soon as the head of a call is there; its messages are not read before."""
+
+    def __init__(self, gate: Gate, metrics: Metrics) -> None:
+        self._gate = gate
+        self._metrics = metrics
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], handler_call_details: Any
+    ) -> Any:
+        """Return what answers a call: its method, or a refusal."""
+        method = handler_call_details.method
+        access = ACCESS.get(method, "known")  # what there is not is told only to callers that are known
+        principal = None
+        try:
+            principal = self._gate.admit(_credentials(handler_call_details.invocation_metadata), access)
+            self._gate.spend(principal)
+        except LikewiseError as error:
+            return self._refusal(error, method, access, principal)
+        _asking.set(principal)
+        return await continuation(handler_call_details)
+
+    def _refusal(self, error: LikewiseError, method: str, access: Access, principal: Principal | None) -> Any:
+        began = time.monotonic()
+
+        async def refuse(_: AsyncIterator[bytes], context: Context) -> None:
+            record, code = _record(context), code_of(error)
+            trailing = [("x-request-id", record.request_id)]
+            if isinstance(error, RateLimited):
+                trailing.append(("retry-after-ms", str(math.ceil(error.retry_after_s * 1e3))))
+            seconds = time.monotonic() - began
+            self._metrics.requested("grpc", record.endpoint, code.status, seconds)
+            log_request(record, code.status, seconds * 1e3)
+            if access == "admin":
+                log_audit(record, principal, method, code.status)
+            await context.abort(_CODES[code.grpc], public_message(error), tuple(trailing))
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _credentials(metadata: Any) -> Credentials:
+    held: Mapping[str, Any] = dict(metadata or ())
+    told = {name: held[name] for name in ("authorization", "x-api-key") if isinstance(held.get(name), str)}
+    return Credentials(told.get("authorization"), told.get("x-api-key"))
+
+
+def _record(context: Context) -> RequestRecord:
+    given = next((str(value) for key, value in context.invocation_metadata() or () if key == "x-request-id"), None)
+    return RequestRecord(request_id_from(given), "grpc")
 
 
 def _parsed(kind: type[Any], content: bytes, max_bytes: int) -> Any:

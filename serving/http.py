@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,8 +17,9 @@ from starlette.routing import Route
 
 from matching.datapoint import Filter
 from matching.errors import InvalidQuery, LikewiseError
+from serving.auth import Access, Gate
 from serving.health import Health
-from serving.intake import DEADLINE, RECORD, App, Intake, error_response, http_error_body
+from serving.intake import DEADLINE, RECORD, AccessOf, App, Intake, error_response, http_error_body
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.pictures import Pictures
 from serving.query import Answer, Options
@@ -40,6 +42,22 @@ _FRONT: Final = {  # served path -> file below page/, content type
     "/page/docs.js": ("docs.js", "text/javascript; charset=utf-8"),
     "/page/mark.svg": ("mark.svg", "image/svg+xml"),
 }
+ACCESS: Final[dict[str, Access]] = {  # what each route needs; a route that is not here keeps the service from starting
+    "GET /healthz": "open",
+    "GET /readyz": "open",
+    "GET /metrics": "read",
+    "GET /openapi.json": "read",
+    "GET /images/{path:path}": "read",
+    **{f"GET {path}": "read" for path in _FRONT},
+    "POST /v1/search": "read",
+    f"POST {IMAGE_SEARCH}": "read",
+    "GET /v1/items": "read",
+    "GET /v1/items/{datapoint_id:path}/similar": "read",
+    f"POST {FIND_NEIGHBORS}": "read",
+    "POST /v1/readIndexDatapoints": "read",
+    "GET /v1/facets": "read",
+    "GET /v1/versions/current": "read",
+}
 _POLICY: Final = (
     "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )
@@ -54,10 +72,12 @@ class HttpApi:
         *,
         health: Health,
         metrics: Metrics,
+        gate: Gate,
         settings: ServingSettings,
         example_vector_dim: int,
     ) -> None:
         self._recommender = recommender
+        self._gate = gate
         self._health = health
         self._metrics = metrics
         self._settings = settings
@@ -78,7 +98,15 @@ class HttpApi:
         api.add_exception_handler(LikewiseError, _on_likewise_error)
         api.add_exception_handler(HTTPException, _on_http_error)
         posts = {FIND_NEIGHBORS: self._find_neighbors}  # the hot path: what FastAPI costs is most of what it costs
-        return Intake(api, settings=self._settings, metrics=self._metrics, image_path=IMAGE_SEARCH, posts=posts)
+        return Intake(
+            api,
+            settings=self._settings,
+            metrics=self._metrics,
+            gate=self._gate,
+            access_of=_access_of(api),
+            image_path=IMAGE_SEARCH,
+            posts=posts,
+        )
 
     def _add_routes(self, api: FastAPI) -> None:
         examples = self._examples
@@ -261,7 +289,7 @@ def _add(
             "content": dict.fromkeys(("image/jpeg", "image/png", "image/webp"), binary),
         }
     refusals: dict[int | str, dict[str, Any]] = {
-        code: {"model": schema.ErrorResponse} for code in (400, 404, 408, 413, 503, 504)
+        code: {"model": schema.ErrorResponse} for code in (400, 401, 403, 404, 408, 413, 429, 503, 504)
     }
     api.add_api_route(
         path,
@@ -272,6 +300,29 @@ def _add(
         responses={200: {"model": answer, "description": "The answer"}, **refusals},
         openapi_extra=extra,
     )
+
+
+def _access_of(api: FastAPI) -> AccessOf:
+    """Return what tells what a request needs, by the very routes that would answer it."""
+    exact: dict[tuple[str, str], Access] = {}
+    patterns: list[tuple[set[str], re.Pattern[str], Access]] = []
+    for route in api.router.routes:
+        assert isinstance(route, Route), route
+        for method in (route.methods or set()) - {"HEAD"}:
+            access = ACCESS[f"{method} {route.path}"]
+            methods = {method, "HEAD"} if method == "GET" else {method}
+            if "{" in route.path:
+                patterns.append((methods, route.path_regex, access))
+            else:
+                exact |= {(known, route.path): access for known in methods}
+
+    def access_of(method: str, path: str) -> Access:
+        if (found := exact.get((method, path))) is not None:
+            return found
+        # what no route answers tells only callers that are known that it is not there
+        return next((access for methods, regex, access in patterns if method in methods and regex.match(path)), "known")
+
+    return access_of
 
 
 def _begin(request: Request, endpoint: str) -> RequestRecord:

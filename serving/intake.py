@@ -1,20 +1,23 @@
-"""What stands before every HTTP request: request id, body limit, receive deadline, error bodies, metrics and the log line."""
+"""What stands before every HTTP request: request id, who asks, body limit, receive deadline, error bodies, metrics, log lines."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import orjson
 
-from matching.errors import LikewiseError
+from matching.errors import LikewiseError, RateLimited, Unauthenticated
+from serving.auth import Access, Credentials, Gate, Principal
 from serving.error_codes import code_of, public_message
 from serving.metrics import Metrics
-from serving.request_log import RequestRecord, log_request, request_id_from
+from serving.request_log import RequestRecord, log_audit, log_request, request_id_from
 from serving.settings import ServingSettings
 
 Message = MutableMapping[str, Any]
@@ -23,6 +26,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Post = Callable[[bytes, RequestRecord, float], Awaitable[bytes]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+AccessOf = Callable[[str, str], Access]
 
 _log = logging.getLogger(__name__)
 RECORD, DEADLINE = "likewise.record", "likewise.deadline"
@@ -34,6 +38,7 @@ _STATUS_NAMES = {
     411: "INVALID_ARGUMENT",
     413: "RESOURCE_EXHAUSTED",
 }
+_DRAINED_BYTES = 64 * 1024  # a body of a refused request that is cheaper to read than a connection is to open again
 _HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 
 
@@ -52,6 +57,8 @@ class Intake:
         *,
         settings: ServingSettings,
         metrics: Metrics,
+        gate: Gate,
+        access_of: AccessOf,
         image_path: str,
         posts: Mapping[str, Post] | None = None,
     ) -> None:
@@ -61,12 +68,16 @@ class Intake:
             app: answers what `posts` does not.
             settings: limits and times.
             metrics: counts requests.
+            gate: refuses who may not ask, before the body is read.
+            access_of: what a method and a path need.
             image_path: bodies for it may be as large as a picture, all others as large as JSON.
             posts: by path, what answers a POST from its body with JSON, without the way through `app`.
         """
         self._app = app
         self._settings = settings
         self._metrics = metrics
+        self._gate = gate
+        self._access_of = access_of
         self._image_path = image_path
         self._posts = posts or {}
 
@@ -80,6 +91,9 @@ class Intake:
         record = RequestRecord(request_id_from(None if given is None else given.decode("latin-1")), "http")
         scope[RECORD], scope[DEADLINE] = record, began + self._settings.request_deadline_s
         status = 0
+        access = self._access_of(scope["method"], scope["path"]) if self._gate.is_on else "open"
+        principal: Principal | None = None
+        is_read = False
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -93,7 +107,11 @@ class Intake:
             await send(message)
 
         try:
+            if access != "open":
+                principal = self._gate.admit(_credentials(headers), access)
+                self._gate.spend(principal)
             body = await self._body(scope, headers, receive)
+            is_read = True
             post = self._posts.get(scope["path"]) if scope["method"] == "POST" else None
             if post is None:
                 await self._app(scope, _replayed(body, receive), sending)
@@ -107,12 +125,19 @@ class Intake:
             if not isinstance(error, LikewiseError):
                 _log.exception("request %s failed", record.request_id)
             if not status:
+                if isinstance(error, RateLimited) and _n_bytes(headers) <= _DRAINED_BYTES:
+                    with contextlib.suppress(_Refused):
+                        await self._body(scope, headers, receive)
+                        is_read = True
                 http, body = error_response(error, record.request_id)
-                await _respond(sending, http, body)
+                must_close = not is_read and _n_bytes(headers) > 0
+                await _respond(sending, http, body, _advice(error, scope, headers), close=must_close)
         seconds = time.monotonic() - began
         code = str(status or 499)  # 499: the caller went away before there was an answer
         self._metrics.requested("http", record.endpoint, code, seconds)
         log_request(record, code, seconds * 1e3)
+        if access == "admin":
+            log_audit(record, principal, f"{scope['method']} {scope['path']}", code)
 
     async def _body(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         if scope["method"] in ("GET", "HEAD", "OPTIONS") and b"transfer-encoding" not in headers:
@@ -199,8 +224,37 @@ def http_error_body(http: int, message: str, request_id: str) -> bytes:
     return error_body(http, _STATUS_NAMES.get(http, "UNKNOWN"), message, request_id)
 
 
-async def _respond(send: Send, http: int, body: bytes, *, close: bool = False) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+def _credentials(headers: Mapping[bytes, bytes]) -> Credentials:
+    authorization, api_key = headers.get(b"authorization"), headers.get(b"x-api-key")
+    return Credentials(
+        None if authorization is None else authorization.decode("latin-1"),
+        None if api_key is None else api_key.decode("latin-1"),
+    )
+
+
+def _n_bytes(headers: Mapping[bytes, bytes]) -> float:
+    """Return how long a body is announced to be, infinity where it is not."""
+    length = headers.get(b"content-length", b"0")
+    return int(length) if length.isdigit() and b"transfer-encoding" not in headers else math.inf
+
+
+def _advice(error: BaseException, scope: Scope, headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    """Return the headers that tell a caller what would help."""
+    if isinstance(error, RateLimited):
+        return [(b"retry-after", str(math.ceil(error.retry_after_s)).encode())]
+    if isinstance(error, Unauthenticated):
+        schemes = [(b"www-authenticate", b'Bearer realm="likewise"')]
+        if scope["method"] == "GET" and b"text/html" in headers.get(b"accept", b""):
+            # a browser asks the person for a password, which may be a key, and sends it with whatever the page asks then
+            schemes.insert(0, (b"www-authenticate", b'Basic realm="likewise", charset="UTF-8"'))
+        return schemes
+    return []
+
+
+async def _respond(
+    send: Send, http: int, body: bytes, more: Sequence[tuple[bytes, bytes]] = (), *, close: bool = False
+) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
     if close:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": http, "headers": headers})

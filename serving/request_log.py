@@ -11,9 +11,11 @@ from datetime import datetime, timezone
 
 import orjson
 
+from serving.auth import Principal
 from serving.query import Answer
 
 _requests = logging.getLogger("serving.requests")
+_audit = logging.getLogger("serving.audit")
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -61,6 +63,19 @@ def log_request(record: RequestRecord, code: str, latency_ms: float) -> None:
         }
         # Made here, because Logger.info would first walk the stack for a file and a line that nobody reads.
         _requests.handle(logging.LogRecord(_requests.name, logging.INFO, "", 0, line, None, None))
+
+
+def log_audit(record: RequestRecord, principal: Principal | None, action: str, code: str) -> None:
+    """Write who did, or tried, what needs the scope admin; these lines are written even where requests are not."""
+    line = {
+        "request_id": record.request_id,
+        "transport": record.transport,
+        "who": None if principal is None else principal.name,
+        "key_id": None if principal is None else principal.key_id,
+        "action": action[:300],
+        "code": code,
+    }
+    _audit.info(line)
 
 
 class JsonLines(logging.Formatter):

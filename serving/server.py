@@ -9,7 +9,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,19 +17,24 @@ from typing import TYPE_CHECKING, Any
 from matching.errors import Unavailable
 from matching.store import Store
 from matching.version import IndexVersion
+from serving.auth import Gate
 from serving.encoder_process import EncoderProcess
 from serving.health import Health
+from serving.listener import check_exposure, grpc_tls, http_tls
 from serving.metrics import Metrics
 from serving.recommender import Recommender, Snapshot
 from serving.request_log import log_to_stderr
-from serving.settings import ServingSettings
+from serving.settings import AuthSettings, ServingSettings, TlsSettings
 
 if TYPE_CHECKING:
+    import ssl
+
     from serving.grpc import GrpcApi
 
 _log = logging.getLogger(__name__)
 _NOTICE_S = 0.2  # between "not ready" and closed doors
 _HEALTH_PERIOD_S = 0.5
+_BACKLOG = 1024
 
 
 def serve(
@@ -37,6 +42,8 @@ def serve(
     name: str,
     *,
     settings: ServingSettings,
+    auth: AuthSettings | None = None,
+    tls: TlsSettings | None = None,
     host: str = "127.0.0.1",
     http_port: int = 8080,
     grpc_port: int = 8081,
@@ -52,7 +59,9 @@ def serve(
         store: where the version lies.
         name: an alias or a version id, resolved once.
         settings: limits and times.
-        host: the address to listen on.
+        auth: who may ask, everybody when None.
+        tls: how connections are encrypted, not at all when None.
+        host: the address to listen on; one that other machines can reach needs both, or the settings to accept its risk.
         http_port: 0 takes a free one.
         grpc_port: 0 takes a free one.
         model_dir: where exported models lie, the encoders' default when None.
@@ -61,18 +70,25 @@ def serve(
 
     Raises:
         NotFound: no such version.
+        InvalidInput: the address is not guarded, or a file of keys or certificates is wrong.
         CorruptArtifact: the version on disk is damaged; nothing was served.
         Unavailable: a port is taken, or the version's encoders cannot be loaded here.
     """
     import uvloop
 
     log_to_stderr(requests=log_requests)
+    tls = tls or TlsSettings()
+    gate, context = Gate(auth or AuthSettings()), http_tls(tls)
+    check_exposure(host, has_auth=gate.is_on, has_tls=context is not None, is_accepted=settings.accept_insecure_network)
     with _bound(host, http_port) as listener:
         version = store.open(name, verify=True)
         uvloop.run(
             _serve(
                 version,
                 settings=settings,
+                gate=gate,
+                context=context,
+                tls=tls,
                 host=host,
                 listener=listener,
                 grpc_port=grpc_port,
@@ -86,6 +102,9 @@ async def _serve(
     version: IndexVersion,
     *,
     settings: ServingSettings,
+    gate: Gate,
+    context: ssl.SSLContext | None,
+    tls: TlsSettings,
     host: str,
     listener: socket.socket,
     grpc_port: int,
@@ -107,20 +126,22 @@ async def _serve(
     recommender = Recommender(Snapshot(version, encoders), settings=settings, observer=metrics)
     health = Health(encoders, is_verified=True)
     dim = next(iter(version.spaces.values())).dim
-    http = HttpApi(recommender, health=health, metrics=metrics, settings=settings, example_vector_dim=dim)
-    grpc_api = GrpcApi(recommender, metrics=metrics, settings=settings)
+    http = HttpApi(recommender, health=health, metrics=metrics, gate=gate, settings=settings, example_vector_dim=dim)
+    grpc_api = GrpcApi(recommender, gate=gate, metrics=metrics, settings=settings)
     try:
-        grpc_port = grpc_api.bind(host, grpc_port)
+        grpc_port = grpc_api.bind(host, grpc_port, grpc_tls(tls))
     except RuntimeError:
         raise Unavailable(f"[serve] gRPC port {grpc_port} of {host} is taken or not ours; choose another") from None
 
     encoders.start()
     await grpc_api.start()
-    server = _uvicorn(http.app(), settings)
+    server = _uvicorn(http.app(), settings, context)
     running = asyncio.create_task(server.serve(sockets=[listener]), name="http")
     while not server.started and not running.done():
         await asyncio.sleep(0.005)
-    _announce(host, listener.getsockname()[1], grpc_port, version.version_id, as_json=as_json)
+    scheme = "http" if context is None else "https"
+    http_url = f"{scheme}://{_shown(host)}:{listener.getsockname()[1]}"
+    _announce(http_url, f"{_shown(host)}:{grpc_port}", version.version_id, as_json=as_json)
     try:
         await loop.run_in_executor(None, recommender.warm)
         health.warmed()
@@ -165,20 +186,24 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def _announce(host: str, http_port: int, grpc_port: int, version_id: str, *, as_json: bool) -> None:
-    shown = f"[{host}]" if ":" in host else host
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _announce(http: str, grpc: str, version_id: str, *, as_json: bool) -> None:
     if as_json:
-        line = {"http": f"http://{shown}:{http_port}", "grpc": f"{shown}:{grpc_port}", "index_version": version_id}
-        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.write(json.dumps({"http": http, "grpc": grpc, "index_version": version_id}) + "\n")
     else:
-        sys.stdout.write(f"HTTP http://{shown}:{http_port}\ngRPC {shown}:{grpc_port}\n")
+        sys.stdout.write(f"HTTP {http}\ngRPC {grpc}\n")
     sys.stdout.flush()
 
 
-def _uvicorn(app: Any, settings: ServingSettings) -> Any:
-    """Return a uvicorn server that leaves signals to us and gives a request's head a deadline."""
+def _uvicorn(app: Any, settings: ServingSettings, context: ssl.SSLContext | None) -> Any:
+    """Return a uvicorn server that leaves signals to us and gives a handshake and a request's head a deadline."""
     import uvicorn
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    limit_s = settings.receive_deadline_s
 
     class Protocol(HttpToolsProtocol):
         """Closes a connection whose request head does not arrive in time; uvicorn itself waits for ever."""
@@ -203,7 +228,7 @@ def _uvicorn(app: Any, settings: ServingSettings) -> Any:
             super().connection_lost(exc)
 
         def _expect_head(self) -> None:
-            self._due = self.loop.call_later(settings.receive_deadline_s, self.transport.close)
+            self._due = self.loop.call_later(limit_s, self.transport.close)
 
         def _forget_head(self) -> None:
             if self._due is not None:
@@ -214,6 +239,16 @@ def _uvicorn(app: Any, settings: ServingSettings) -> Any:
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             yield
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets=[])
+            self.started = False
+            assert sockets is not None
+            self.servers = [await _listening(self._new_protocol, listener, context, limit_s) for listener in sockets]
+            self.started = True
+
+        def _new_protocol(self) -> Protocol:
+            return Protocol(config, self.server_state, self.lifespan.state)
 
     config = uvicorn.Config(
         app,
@@ -226,8 +261,16 @@ def _uvicorn(app: Any, settings: ServingSettings) -> Any:
         server_header=False,
         date_header=False,
         limit_concurrency=settings.max_connections,
-        backlog=1024,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
     )
     return Server(config)
+
+
+async def _listening(
+    protocol: Callable[[], Any], listener: socket.socket, tls: ssl.SSLContext | None, limit_s: float
+) -> Any:
+    """Return a server that waits no longer than `limit_s` for a handshake, or for the end of one; uvicorn's waits a minute."""
+    loop: Any = asyncio.get_running_loop()  # uvloop's, which knows more than asyncio of Python 3.10
+    limits = {} if tls is None else {"ssl_handshake_timeout": limit_s, "ssl_shutdown_timeout": limit_s}
+    return await loop.create_server(protocol, sock=listener, ssl=tls, backlog=_BACKLOG, **limits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 import subprocess
 import sys
 import time
@@ -23,10 +24,11 @@ _SERVE = """
 import json, sys
 from pathlib import Path
 from matching.store import Store
-from serving import ServingSettings
+from serving import AuthSettings, ServingSettings, TlsSettings
 from serving.server import serve
 asked = json.loads(sys.argv[1])
-serve(Store(Path(asked["store"])), asked["name"], settings=ServingSettings(**asked["settings"]), http_port=0, grpc_port=0,
+serve(Store(Path(asked["store"])), asked["name"], settings=ServingSettings(**asked["settings"]),
+      auth=AuthSettings(**asked["auth"]), tls=TlsSettings(**asked["tls"]), host=asked["host"], http_port=0, grpc_port=0,
       as_json=True)
 """
 
@@ -49,6 +51,7 @@ class Service:
     grpc: str
     index_version: str
     log: Path
+    tls: ssl.SSLContext | None = None  # how a client trusts it
 
     def ask(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
@@ -57,7 +60,7 @@ class Service:
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(self.http + path, data, headers or {}, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=30, context=self.tls) as answer:
                 status, told, content = answer.status, answer.headers, answer.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -95,9 +98,19 @@ Start = Callable[..., contextlib.AbstractContextManager[Service]]
 
 
 @contextlib.contextmanager
-def running_service(shop: Shop, log: Path, **settings: Any) -> Iterator[Service]:
+def running_service(
+    shop: Shop,
+    log: Path,
+    *,
+    auth: dict[str, Any] | None = None,
+    tls: dict[str, Any] | None = None,
+    host: str = "127.0.0.1",
+    trust: ssl.SSLContext | None = None,
+    **settings: Any,
+) -> Iterator[Service]:
     """Serve a shop in a process of its own until the block ends."""
-    asked = json.dumps({"store": str(shop.store), "name": shop.name, "settings": settings})
+    sections = {"settings": settings, "auth": auth or {}, "tls": tls or {}}
+    asked = json.dumps({"store": str(shop.store), "name": shop.name, "host": host, **sections})
     with log.open("w") as stderr:
         command = [sys.executable, "-c", _SERVE, asked]
         root = Path(__file__).parent.parent
@@ -109,7 +122,7 @@ def running_service(shop: Shop, log: Path, **settings: Any) -> Iterator[Service]
             if not line:
                 process.wait(10)
                 raise AssertionError(f"the service ended with {process.returncode}: {log.read_text()}")
-            yield Service(process, **json.loads(line), log=log)
+            yield Service(process, **json.loads(line), log=log, tls=trust)
         finally:
             process.terminate()
             try:
