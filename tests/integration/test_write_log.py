@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 
 from matching.errors import CorruptArtifact, InvalidInput, LimitExceeded, NotFound, Unavailable
 from matching.live import Appended, Record, WriteLog, disk, salvage, write_log
-from matching.live.segment import MAX_BODY_BYTES
+from matching.live.segment import MAX_BODY_BYTES, Frame, SegmentReader, pack_body
 
 
 def payloads(log: WriteLog, first_sequence: int | None = None) -> list[bytes]:
@@ -255,6 +255,16 @@ def test_only_the_newest_request_ids_are_remembered(tmp_path: Path) -> None:
         assert log.append([b"again"], request_id="2").is_repeat
         log.append([b"new"], request_id="0")
         assert known(log) == ["0", "2", "9"]
+
+
+def test_a_request_id_that_was_used_again_is_remembered_by_its_last_use(tmp_path: Path) -> None:
+    with WriteLog.open(tmp_path, n_request_ids=1, segment_bytes=1) as log:
+        assert [log.append([b"x"], request_id=name).last_sequence for name in "abac"] == [1, 2, 3, 4]
+    with WriteLog.open(tmp_path, segment_bytes=1) as log:
+        assert log.truncate(2) == 3
+    with WriteLog.open(tmp_path) as log:
+        answers = [log.append([b"x"], request_id=name) for name in "abc"]
+        assert answers == [Appended(3, 3, True), Appended(2, 2, True), Appended(4, 4, True)]
 
 
 def test_many_threads_share_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -510,6 +520,28 @@ def test_reading_beside_a_writer_never_sees_damage(tmp_path: Path) -> None:
             future.result(30)
 
 
+def test_a_frame_that_was_written_during_the_opening_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with WriteLog.open(tmp_path / "log") as log:
+        written = fill(log, 3)
+        folder = crashed(tmp_path / "log")
+    (path,) = segments(folder)
+    whole = path.read_bytes()
+    patched(path, 150, bytes(20))
+    with pytest.raises(CorruptArtifact, match="was written later"):
+        WriteLog.open(folder, read_only=True)
+    true_later_frames = SegmentReader.later_frames
+
+    def later_frames(reader: SegmentReader, offset: int, end: int) -> Iterator[Frame]:
+        path.write_bytes(whole)  # the process that writes has come so far meanwhile
+        return true_later_frames(reader, offset, end)
+
+    monkeypatch.setattr(SegmentReader, "later_frames", later_frames)
+    with WriteLog.open(folder, read_only=True) as reading:
+        assert payloads(reading) == written
+
+
 def child(log: WriteLog, answers: multiprocessing.Queue[str]) -> None:
     for use in (
         lambda: log.append([b"x"]),
@@ -623,6 +655,18 @@ def patched(path: Path, at: int, data: bytes) -> None:
     with path.open("r+b") as file:
         file.seek(at)
         file.write(data)
+
+
+def test_a_frame_that_skips_a_sequence_is_refused(tmp_path: Path) -> None:
+    """Whole, at its place, and yet not what follows: a program that wrote wrongly."""
+    with WriteLog.open(tmp_path) as log:
+        fill(log, 3)
+        segment = log._segments[-1]
+    with segment.path.open("ab") as file:
+        body = pack_body([b"five"], b"")
+        file.write(segment.frame(segment.end, body, 1, 5, segment.end) + body)
+    with pytest.raises(CorruptArtifact, match=rf"at byte {segment.end}: record 5 follows 3; restore the file"):
+        WriteLog.open(tmp_path)
 
 
 def test_a_segment_of_another_log_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from matching.errors import CorruptArtifact, NotFound, Unavailable
 from matching.live import Appended, WriteLog, disk
 from matching.live.segment import HEADER_BYTES
+from matching.live.write_log import _Waiting
 
 SECTOR_BYTES = 512
 PAYLOADS = st.lists(st.binary(max_size=40), min_size=1, max_size=4)
@@ -440,14 +442,19 @@ class Ledger:
 
 def burst(log: WriteLog, ledger: Ledger, chosen: Random) -> None:
     """Appends that share a sync: the lead is taken while they queue."""
-    n = chosen.randrange(1, 5)
+    sizes = [chosen.randrange(1, 4) for _ in range(chosen.randrange(1, 5))]
+    absent = _Waiting(b"", 0, None)
     with log._lock:
-        pool = ThreadPoolExecutor(n)
-        sizes = [chosen.randrange(1, 4) for _ in range(n)]
+        log._leader = absent
+    with ThreadPoolExecutor(len(sizes)) as pool:
         futures = [pool.submit(ledger.send, log, size) for size in sizes]
-    for future in futures:
-        future.result()
-    pool.shutdown()
+        while len(log._queue) < len(sizes) and log.failure is None:
+            time.sleep(0.0001)
+        with log._lock:
+            log._leader = log._queue[0]
+            log._queue[0].gate.release()
+        for future in futures:
+            future.result()
 
 
 @pytest.mark.parametrize("seed", range(5))
