@@ -1,7 +1,19 @@
-"""What changes while an index version serves: the write log."""
+"""What changes while an index version serves: writes, and the log that keeps them."""
 
 from matching.live.recovery import salvage
 from matching.live.segment import Record
+from matching.live.write import Change, Delete, Upsert, Write, pack_write, unpack_write
 from matching.live.write_log import Appended, WriteLog
 
-__all__ = ["Appended", "Record", "WriteLog", "salvage"]
+__all__ = [
+    "Appended",
+    "Change",
+    "Delete",
+    "Record",
+    "Upsert",
+    "Write",
+    "WriteLog",
+    "pack_write",
+    "salvage",
+    "unpack_write",
+]
