@@ -267,6 +267,34 @@ def test_a_request_id_that_was_used_again_is_remembered_by_its_last_use(tmp_path
         assert answers == [Appended(3, 3, True), Appended(2, 2, True), Appended(4, 4, True)]
 
 
+def test_a_request_that_was_not_answered_yet_is_not_noted_as_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    true_write = disk.write
+
+    def write(handle: int, data: bytes, at: int) -> None:
+        if at > 0 and not entered.is_set():
+            entered.set()
+            go_on.wait(10)
+        true_write(handle, data, at)
+
+    with WriteLog.open(tmp_path / "log", segment_bytes=100) as log, ThreadPoolExecutor(2) as pool:
+        fill(log, 3)
+        monkeypatch.setattr(disk, "write", write)
+        first = pool.submit(log.append, [b""])
+        entered.wait(10)
+        pending = pool.submit(log.append, [b""], request_id="x")
+        while len(log._queue) < 2:
+            pass
+        assert log.truncate(3) > 1
+        killed = crashed(tmp_path / "log")
+        go_on.set()
+        assert (first.result(10), pending.result(10)) == (Appended(4, 4), Appended(5, 5))
+    with WriteLog.open(killed) as log:
+        assert log.append([b""], request_id="x") == Appended(4, 4)
+
+
 def test_many_threads_share_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     n_threads, n_each, n_syncs = 16, 25, 0
     crowd = threading.Event()
