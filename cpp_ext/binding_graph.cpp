@@ -17,6 +17,9 @@
 namespace likewise {
 namespace {
 
+constexpr float largest_number = 1e15F;      // as matching.graph_index.MAX_NUMBER
+constexpr size_t quick_numbers = 1'000'000;  // that are looked at without releasing the GIL
+
 template <class T, size_t n>
 using Matrix = nb::ndarray<const T, nb::ndim<n>, nb::c_contig, nb::device::cpu>;
 using Rows = Matrix<float, 2>;
@@ -59,11 +62,11 @@ Progress progress_of(const nb::object& callback) {
 }
 
 std::unique_ptr<GraphIndex> build(const Rows& vectors, const std::string& metric, uint64_t seed, size_t degree,
-                                  size_t build_beam, float occlusion, size_t threads, const nb::object& progress,
-                                  const std::optional<Matrix<int32_t, 2>>& links,
+                                  size_t build_beam, float occlusion, bool packed, size_t threads,
+                                  const nb::object& progress, const std::optional<Matrix<int32_t, 2>>& links,
                                   const std::optional<Matrix<int64_t, 1>>& held_out) {
   auto index = std::make_unique<GraphIndex>(vectors.shape(1), metric_of(metric), seed,
-                                            LinkOptions{degree, build_beam, occlusion});
+                                            LinkOptions{degree, build_beam, occlusion}, packed);
   const Progress report = progress_of(progress);
   const nb::gil_scoped_release released;
   if (links) {
@@ -109,6 +112,49 @@ nb::object search(const GraphIndex& index, const Rows& queries, size_t k, float 
   return nb::make_tuple(found_rows, found_distances, owning(std::move(plans), {n}), owning(std::move(expanded), {n}));
 }
 
+// An exact int between 1 and a limit, or 0.
+size_t small_integer(nb::handle object, int64_t limit) {
+  if (!PyLong_CheckExact(object.ptr())) return 0;
+  int overflow = 0;
+  const int64_t value = PyLong_AsLongLongAndOverflow(object.ptr(), &overflow);
+  return overflow == 0 && value >= 1 && value <= limit ? static_cast<size_t>(value) : 0;
+}
+
+// The usual search, of arguments that need no conversion and hold what they should: results of numpy.empty, filled.
+// None for anything else: the slow way knows what to say of it.
+nb::object quick_search(const GraphIndex& index, nb::handle queries, nb::handle k, float spread, float margin,
+                        nb::handle keep, nb::handle threads, nb::handle empty, nb::handle row_type,
+                        nb::handle distance_type) {
+  const size_t n_nearest = small_integer(k, max_k);
+  const size_t n_threads = small_integer(threads, max_threads);
+  if (n_nearest == 0 || n_threads == 0) return nb::none();
+  const View<float> asked(queries, 2);
+  if (!asked.is_valid() || asked.length(1) != index.dim() || asked.length(0) == 0) return nb::none();
+  const size_t n = asked.length(0);
+  if (n > max_graph_rows || n * asked.length(1) > quick_numbers) return nb::none();
+  if (first_unfit_row(asked.data(), n, asked.length(1), largest_number) >= 0) return nb::none();
+  std::optional<View<uint64_t>> bits;
+  if (!keep.is_none()) {
+    bits.emplace(keep, 1);
+    if (!bits->is_valid() || bits->length(0) != words_for(index.size())) return nb::none();
+  }
+  const nb::object shape = nb::make_tuple(n, n_nearest);
+  nb::object rows = empty(shape, row_type);
+  nb::object distances = empty(shape, distance_type);
+  const View<int64_t> found_rows(rows, 2, true);
+  const View<float> found_distances(distances, 2, true);
+  if (!found_rows.is_valid() || !found_distances.is_valid()) return nb::none();
+  GraphSearch request{{asked.data(), n * asked.length(1)}, n, n_nearest, spread, margin};
+  request.keep = bits ? bits->data() : nullptr;
+  request.n_keep_words = bits ? bits->length(0) : 0;
+  request.n_threads = n_threads;
+  {
+    const nb::gil_scoped_release released;
+    index.search(request, {{found_rows.data(), n * n_nearest}, {found_distances.data(), n * n_nearest}}, {});
+  }
+  return nb::make_tuple(rows, distances);
+}
+
 template <class T>
 nb::object viewing(std::span<const T> values, std::initializer_list<size_t> shape, nb::handle owner) {
   return nb::cast(nb::ndarray<nb::numpy, const T>(values.data(), shape.size(), shape.begin(), owner));
@@ -126,6 +172,7 @@ nb::dict arrays(nb::handle self) {
   out["factors"] = viewing(state.rows.factors, {n, 3}, self);
   out["centre"] = viewing(state.rows.centre, {index.padded_dim()}, self);
   out["neighbors"] = viewing(state.neighbors, {n, index.degree()}, self);
+  out["blocks"] = viewing(state.blocks, {index.is_packed() ? n : 0, index.block_stride()}, self);
   out["entries"] = viewing(state.entries, {state.entries.size()}, self);
   out["live"] = viewing(state.live, {state.live.size()}, self);
   const std::span<const float> table{reinterpret_cast<const float*>(state.table.data()), 4 * state.table.size()};
@@ -137,25 +184,28 @@ nb::dict arrays(nb::handle self) {
 }
 
 std::unique_ptr<GraphIndex> open(size_t dim, const std::string& metric, uint64_t seed, size_t degree, size_t build_beam,
-                                 float occlusion, float longest, const Matrix<int8_t, 2>& codes,
+                                 float occlusion, bool packed, float longest, const Matrix<int8_t, 2>& codes,
                                  const Matrix<int8_t, 2>& fine, const Matrix<uint8_t, 2>& signs,
                                  const Matrix<float, 2>& factors, const Matrix<float, 1>& centre,
-                                 const Matrix<uint32_t, 2>& neighbors, const Matrix<uint32_t, 1>& entries,
-                                 const Matrix<uint64_t, 1>& live, const Matrix<float, 2>& table,
-                                 const Matrix<float, 2>& scan_table) {
-  auto index = std::make_unique<GraphIndex>(dim, metric_of(metric), seed, LinkOptions{degree, build_beam, occlusion});
+                                 const Matrix<uint32_t, 2>& neighbors, const Matrix<uint8_t, 2>& blocks,
+                                 const Matrix<uint32_t, 1>& entries, const Matrix<uint64_t, 1>& live,
+                                 const Matrix<float, 2>& table, const Matrix<float, 2>& scan_table) {
+  auto index =
+      std::make_unique<GraphIndex>(dim, metric_of(metric), seed, LinkOptions{degree, build_beam, occlusion}, packed);
   const size_t n = codes.shape(0);
   const size_t padded = index->padded_dim();
   const bool fits = n <= max_graph_rows && codes.shape(1) == padded && fine.shape(0) == n && fine.shape(1) == padded &&
                     signs.shape(0) == n && signs.shape(1) == index->sign_stride() && factors.shape(0) == n &&
                     factors.shape(1) == 3 && centre.shape(0) == padded && neighbors.shape(0) == n &&
-                    neighbors.shape(1) == degree && live.shape(0) == words_for(n) && table.shape(1) == 4 &&
+                    neighbors.shape(1) == degree && blocks.shape(0) == (packed ? n : 0) &&
+                    blocks.shape(1) == index->block_stride() && live.shape(0) == words_for(n) && table.shape(1) == 4 &&
                     scan_table.shape(1) == 2;
   if (!fits) wrong_value("[open] the arrays of the graph do not fit each other; restore the file or build it again");
   GraphIndex::State state;
   state.rows = {{codes.data(), codes.size()},     {fine.data(), fine.size()},     {signs.data(), signs.size()},
                 {factors.data(), factors.size()}, {centre.data(), centre.size()}, longest};
   state.neighbors = {neighbors.data(), neighbors.size()};
+  state.blocks = {blocks.data(), blocks.size()};
   state.entries = {entries.data(), entries.size()};
   state.live = {live.data(), live.size()};
   state.table = {reinterpret_cast<const Operating*>(table.data()), table.shape(0)};
@@ -207,16 +257,19 @@ void bind_graph(nb::module_& m) {
   using namespace nb::literals;
   nb::class_<GraphIndex>(m, "GraphIndex")
       .def_static("build", build, "vectors"_a, nb::kw_only(), "metric"_a, "seed"_a, "degree"_a, "build_beam"_a,
-                  "occlusion"_a, "threads"_a, "progress"_a.none(), "links"_a.none(), "held_out"_a.none())
+                  "occlusion"_a, "packed"_a, "threads"_a, "progress"_a.none(), "links"_a.none(), "held_out"_a.none())
       // A converted array would die with the call: another dtype is refused.
       .def_static("open", open, nb::kw_only(), "dim"_a, "metric"_a, "seed"_a, "degree"_a, "build_beam"_a, "occlusion"_a,
-                  "longest"_a, "codes"_a.noconvert(), "fine"_a.noconvert(), "signs"_a.noconvert(),
-                  "factors"_a.noconvert(), "centre"_a.noconvert(), "neighbors"_a.noconvert(), "entries"_a.noconvert(),
-                  "live"_a.noconvert(), "table"_a.noconvert(), "scan_table"_a.noconvert(), nb::keep_alive<0, 8>(),
-                  nb::keep_alive<0, 9>(), nb::keep_alive<0, 10>(), nb::keep_alive<0, 11>(), nb::keep_alive<0, 13>())
+                  "packed"_a, "longest"_a, "codes"_a.noconvert(), "fine"_a.noconvert(), "signs"_a.noconvert(),
+                  "factors"_a.noconvert(), "centre"_a.noconvert(), "neighbors"_a.noconvert(), "blocks"_a.noconvert(),
+                  "entries"_a.noconvert(), "live"_a.noconvert(), "table"_a.noconvert(), "scan_table"_a.noconvert(),
+                  nb::keep_alive<0, 9>(), nb::keep_alive<0, 10>(), nb::keep_alive<0, 11>(), nb::keep_alive<0, 12>(),
+                  nb::keep_alive<0, 14>(), nb::keep_alive<0, 15>())
       .def_static("first_unfit_row", unfit, "vectors"_a, "limit"_a)
       .def("search", search, "queries"_a, "k"_a, "spread"_a, "margin"_a, "exact"_a, "keep"_a.none(), "threads"_a,
            "trace"_a)
+      .def("quick_search", quick_search, "queries"_a, "k"_a, "spread"_a, "margin"_a, "keep"_a.none(), "threads"_a,
+           "empty"_a, "row_type"_a, "distance_type"_a)
       .def("arrays", [](nb::handle_t<GraphIndex> self) { return arrays(self); })
       .def("add", add, "vectors"_a, "threads"_a)
       .def("join", join, "threads"_a)
@@ -236,6 +289,7 @@ void bind_graph(nb::module_& m) {
       .def_prop_ro("size", &GraphIndex::size)
       .def_prop_ro("n_live", &GraphIndex::n_live)
       .def_prop_ro("degree", &GraphIndex::degree)
+      .def_prop_ro("packed", &GraphIndex::is_packed)
       .def_prop_ro("owned_bytes", &GraphIndex::owned_bytes);
 }
 

@@ -24,6 +24,8 @@ class NativeGraph(Protocol):
     @property
     def degree(self) -> int: ...
     @property
+    def packed(self) -> bool: ...
+    @property
     def longest(self) -> float: ...
     @property
     def owned_bytes(self) -> int: ...
@@ -39,6 +41,18 @@ class NativeGraph(Protocol):
         threads: int,
         trace: bool,
     ) -> tuple[NDArray[np.generic], ...]: ...
+    def quick_search(
+        self,
+        queries: object,
+        k: object,
+        spread: float,
+        margin: float,
+        keep: object,
+        threads: object,
+        empty: Callable[..., NDArray[np.generic]],
+        row_type: np.dtype[np.int64],
+        distance_type: np.dtype[np.float32],
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None: ...
     def add(self, vectors: NDArray[np.float32], threads: int) -> int: ...
     def join(self, threads: int) -> None: ...
     def remove(self, rows: NDArray[np.int64]) -> int: ...
@@ -68,6 +82,7 @@ class NativeGraphClass(Protocol):
         degree: int,
         build_beam: int,
         occlusion: float,
+        packed: bool,
         threads: int,
         progress: Callable[[int], None] | None,
         links: NDArray[np.int32] | None,
@@ -83,6 +98,7 @@ class NativeGraphClass(Protocol):
         degree: int,
         build_beam: int,
         occlusion: float,
+        packed: bool,
         longest: float,
         **arrays: NDArray[np.generic],
     ) -> NativeGraph: ...

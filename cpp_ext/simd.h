@@ -54,12 +54,53 @@ struct SignQuery {
   float constant;
 };
 
-// Rows of 8-bit codes and of sign bits; the formulas stand in graph/rows.h.
+// A query against blocks of sign bits: for every 4 coordinates a table of the 16 sums that their signs can give, in
+// steps of at most 127; coordinates 8 p to 8 p + 3 and 8 p + 4 to 8 p + 7 stand at tables[32 p].
+struct BlockQuery {
+  const uint8_t* tables;
+  size_t n_pairs;  // of tables
+  float step;
+  float offset;
+};
+
+inline constexpr size_t block_rows = 32;
+
+// Of r = x - v: what a block keeps beside its signs.
+struct ResidualSums {
+  float square;      // <r, r>
+  float sum;         // of |r_i|
+  float cross;       // <r, v>
+  float signed_sum;  // <signs of r, v>
+};
+
+// One query as the kernels read it. Written by query_forms, at what the pointers point to and beside them.
+struct QueryForms {
+  int16_t* steps;    // [dim] x in steps of `step`
+  uint64_t* planes;  // [dim / 64, 4] of a SignQuery; x = lowest + plane_step * its number
+  uint8_t* tables;   // [dim / 8, 32] of a BlockQuery, in steps of table_step; null = not wanted
+  float step;
+  float plane_step;
+  float lowest;
+  float table_step;
+  int32_t table_offset;  // <signs, x> = table_step * (2 * looked up + table_offset)
+  float sum;
+  float square;      // <x, x>
+  float centre_dot;  // <x, centre>
+};
+
+// Rows of 8-bit codes and of sign bits; the formulas stand in graph/rows.h and graph/blocks.h.
 struct Quantized {
   void (*dots)(const int16_t* query, const int8_t* codes, size_t dim, const uint32_t* ids, size_t n_ids, int32_t* out);
   void (*sign_bounds)(const SignQuery& query, const unsigned char* records, size_t stride, const uint32_t* ids,
                       size_t n_ids, float* out);
+  // out[i] = base + shift[i] - slope[i] * (<signs of row i, query> + reach) of the block's 32 rows.
+  void (*block_bounds)(const BlockQuery& query, const unsigned char* block, float base, float reach, float* out);
+  // x = codes * scale + fine * fine_scale; byte p of the signs goes to bits[block_rows * p].
+  void (*residual)(const int8_t* codes, const int8_t* fine, float scale, float fine_scale, const float* from,
+                   size_t dim, unsigned char* bits, ResidualSums& sums);
   void (*hadamard)(float* x, float* out, size_t n);
+  // dim a multiple of 64; the largest coordinate becomes step_max steps.
+  void (*query_forms)(const float* x, const float* centre, size_t dim, float step_max, QueryForms& forms);
 };
 
 // out[s] = CRC-32C of the n_bytes at data + s * n_bytes.

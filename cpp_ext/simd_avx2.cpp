@@ -48,6 +48,32 @@ struct Avx2 {
     return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
   }
 
+  static unsigned negative(const float* eight) {
+    return static_cast<unsigned>(_mm256_movemask_ps(_mm256_loadu_ps(eight)));
+  }
+
+  static void look_up(const uint8_t* tables, const unsigned char* bits, size_t n_pairs, uint16_t* sums) {
+    const __m256i low_half = _mm256_set1_epi8(15);
+    __m256i both = _mm256_setzero_si256();  // sums of even rows, and 256 times those of odd rows
+    __m256i odd = _mm256_setzero_si256();
+    for (size_t pair = 0; pair < n_pairs; ++pair) {
+      const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bits + 32 * pair));
+      const __m128i* table = reinterpret_cast<const __m128i*>(tables + 32 * pair);
+      const __m256i low =
+          _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table)), _mm256_and_si256(codes, low_half));
+      const __m256i high = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table + 1)),
+                                               _mm256_and_si256(_mm256_srli_epi16(codes, 4), low_half));
+      const __m256i sum = _mm256_add_epi8(low, high);
+      both = _mm256_add_epi16(both, sum);
+      odd = _mm256_add_epi16(odd, _mm256_srli_epi16(sum, 8));
+    }
+    const __m256i even = _mm256_sub_epi16(both, _mm256_slli_epi16(odd, 8));
+    const __m256i first = _mm256_unpacklo_epi16(even, odd);   // rows 0 to 7 and 16 to 23
+    const __m256i second = _mm256_unpackhi_epi16(even, odd);  // rows 8 to 15 and 24 to 31
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums), _mm256_permute2x128_si256(first, second, 0x20));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + 16), _mm256_permute2x128_si256(first, second, 0x31));
+  }
+
   template <Operator op>
   static uint64_t passes(const float* values, float value) {
     constexpr int test = predicate(op);

@@ -37,6 +37,34 @@ struct Avx512 {
     return _mm512_reduce_add_epi32(_mm512_add_epi32(sums[0], sums[1]));
   }
 
+  static unsigned negative(const float* eight) {
+    return static_cast<unsigned>(_mm256_movemask_ps(_mm256_loadu_ps(eight)));
+  }
+
+  static void look_up(const uint8_t* tables, const unsigned char* bits, size_t n_pairs, uint16_t* sums) {
+    const __m512i low_half = _mm512_set1_epi8(15);
+    __m512i both = _mm512_setzero_si512();  // sums of even rows, and 256 times those of odd rows
+    __m512i odd = _mm512_setzero_si512();
+    for (size_t pair = 0; pair < n_pairs; pair += 2) {  // n_pairs is a multiple of 8
+      const __m512i codes = _mm512_loadu_si512(bits + 32 * pair);
+      const __m512i table = _mm512_loadu_si512(tables + 32 * pair);
+      const __m512i low =
+          _mm512_shuffle_epi8(_mm512_shuffle_i32x4(table, table, 0xa0), _mm512_and_si512(codes, low_half));
+      const __m512i high = _mm512_shuffle_epi8(_mm512_shuffle_i32x4(table, table, 0xf5),
+                                               _mm512_and_si512(_mm512_srli_epi16(codes, 4), low_half));
+      const __m512i sum = _mm512_add_epi8(low, high);
+      both = _mm512_add_epi16(both, sum);
+      odd = _mm512_add_epi16(odd, _mm512_srli_epi16(sum, 8));
+    }
+    const __m512i even = _mm512_sub_epi16(both, _mm512_slli_epi16(odd, 8));
+    const __m256i evens = _mm256_add_epi16(_mm512_castsi512_si256(even), _mm512_extracti64x4_epi64(even, 1));
+    const __m256i odds = _mm256_add_epi16(_mm512_castsi512_si256(odd), _mm512_extracti64x4_epi64(odd, 1));
+    const __m256i first = _mm256_unpacklo_epi16(evens, odds);   // rows 0 to 7 and 16 to 23
+    const __m256i second = _mm256_unpackhi_epi16(evens, odds);  // rows 8 to 15 and 24 to 31
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums), _mm256_permute2x128_si256(first, second, 0x20));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + 16), _mm256_permute2x128_si256(first, second, 0x31));
+  }
+
   template <Operator op>
   static uint64_t passes(const float* values, float value) {
     constexpr int test = predicate(op);

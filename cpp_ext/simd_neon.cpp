@@ -48,6 +48,30 @@ struct Neon {
     return vaddvq_s32(vaddq_s32(sums[0], sums[1]));
   }
 
+  static unsigned negative(const float* eight) {
+    const uint32x4_t weights = {1, 2, 4, 8};
+    const uint32x4_t low = vshrq_n_u32(vreinterpretq_u32_f32(vld1q_f32(eight)), 31);
+    const uint32x4_t high = vshrq_n_u32(vreinterpretq_u32_f32(vld1q_f32(eight + 4)), 31);
+    return vaddvq_u32(vmulq_u32(low, weights)) + (vaddvq_u32(vmulq_u32(high, weights)) << 4);
+  }
+
+  static void look_up(const uint8_t* tables, const unsigned char* bits, size_t n_pairs, uint16_t* sums) {
+    const uint8x16_t low_half = vdupq_n_u8(15);
+    uint16x8_t totals[4] = {vdupq_n_u16(0), vdupq_n_u16(0), vdupq_n_u16(0), vdupq_n_u16(0)};
+    for (size_t pair = 0; pair < n_pairs; ++pair) {
+      const uint8x16_t low = vld1q_u8(tables + 32 * pair);
+      const uint8x16_t high = vld1q_u8(tables + 32 * pair + 16);
+      for (size_t half = 0; half < 2; ++half) {
+        const uint8x16_t codes = vld1q_u8(bits + 32 * pair + 16 * half);
+        const uint8x16_t sum =
+            vaddq_u8(vqtbl1q_u8(low, vandq_u8(codes, low_half)), vqtbl1q_u8(high, vshrq_n_u8(codes, 4)));
+        totals[2 * half] = vaddw_u8(totals[2 * half], vget_low_u8(sum));
+        totals[2 * half + 1] = vaddw_u8(totals[2 * half + 1], vget_high_u8(sum));
+      }
+    }
+    for (size_t part = 0; part < 4; ++part) vst1q_u16(sums + 8 * part, totals[part]);
+  }
+
   template <Operator op>
   static uint64_t passes(const float* values, float value) {
     const float32x4_t wanted = vdupq_n_f32(value);

@@ -51,6 +51,23 @@ struct Scalar {
     return sum;
   }
 
+  static unsigned negative(const float* eight) {
+    unsigned bits = 0;
+    for (unsigned i = 0; i < 8; ++i) bits |= static_cast<unsigned>(std::bit_cast<uint32_t>(eight[i]) >> 31) << i;
+    return bits;
+  }
+
+  static void look_up(const uint8_t* tables, const unsigned char* bits, size_t n_pairs, uint16_t* sums) {
+    for (size_t row = 0; row < block_rows; ++row) sums[row] = 0;
+    for (size_t pair = 0; pair < n_pairs; ++pair) {
+      const uint8_t* low = tables + 32 * pair;
+      const unsigned char* codes = bits + block_rows * pair;
+      for (size_t row = 0; row < block_rows; ++row) {
+        sums[row] = static_cast<uint16_t>(sums[row] + low[codes[row] & 15] + low[16 + (codes[row] >> 4)]);
+      }
+    }
+  }
+
   template <Operator op, class T>
   static bool holds(T a, T b) {
     if constexpr (op == Operator::less) return a < b;

@@ -142,7 +142,7 @@ class Draft:
             choice=settings.plan,
             memory_budget_bytes=settings.memory_budget_bytes or default_memory_budget_bytes(),
             recall_target=settings.recall_target,
-            graph=GraphParams(settings.degree, settings.build_beam),
+            graph=GraphParams(settings.degree, settings.build_beam, settings.layout),
             hnsw=HnswParams(settings.links, settings.ef_construction),
             n_threads=settings.threads,
         )
@@ -238,6 +238,7 @@ class Draft:
                     threads=settings.threads,
                     degree=plan.params.degree,
                     build_beam=plan.params.build_beam,
+                    layout=plan.params.layout,
                     held_out=held,
                     progress=linked,
                 )

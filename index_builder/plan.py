@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -15,6 +15,7 @@ import cpp_ext
 from matching.datapoint import Metric
 from matching.errors import InvalidInput
 from matching.faiss_index import FaissIndex, HnswParams, IvfPqParams, n_gpus
+from matching.graph_index import Layout
 from matching.manifest import PlanEntry, PlanName
 
 PlanChoice = Literal["auto", "flat", "graph", "hnsw", "ivfpq"]
@@ -34,16 +35,18 @@ class GraphParams:
 
     degree: int
     build_beam: int
+    layout: Layout = "fast"
 
     @property
     def factory(self) -> str:
         return f"Graph{self.degree}"
 
     def row_bytes(self, dim: int) -> int:
-        """Return what a row takes: 16 bits and a sign a coordinate, factors of both, the links."""
+        """Return what a row takes: 16 bits and a sign a coordinate, factors of both, the links and their signs."""
         padded = -(-dim // 64) * 64
         signs = padded // 8 + 12
-        return 2 * padded + 12 + (32 if signs <= 32 else -(-signs // 64) * 64) + 4 * self.degree
+        beside_links = -(-self.degree // 32) * 32 * (padded // 8 + 8) if self.layout == "fast" else 0
+        return 2 * padded + 12 + (32 if signs <= 32 else -(-signs // 64) * 64) + 4 * self.degree + beside_links
 
 
 Params: TypeAlias = GraphParams | HnswParams | IvfPqParams
@@ -66,7 +69,11 @@ class IndexPlan:
             "predicted_build_cpu_s": round(self.build_cpu_s, 1),
         }
         if isinstance(self.params, GraphParams):
-            held |= {"degree": self.params.degree, "build_beam": self.params.build_beam}
+            held |= {
+                "degree": self.params.degree,
+                "build_beam": self.params.build_beam,
+                "layout": self.params.layout,
+            }
         elif isinstance(self.params, HnswParams):
             held |= {"links": self.params.links, "ef_construction": self.params.ef_construction}
         elif isinstance(self.params, IvfPqParams):
@@ -88,10 +95,10 @@ def choose_plan(
 ) -> IndexPlan:
     """Choose the plan of a space.
 
-    The exact scan wins while it answers in a millisecond or two; then the graph index, while its codes and links fit the
-    memory budget (HNSW where the native module is missing); then product codes in inverted lists. Whatever is chosen,
-    candidates are ranked again from the original vectors, so the recall target decides the effort of a search, not the
-    plan, except that a target of 1 needs the exact scan.
+    The exact scan wins while it answers in a millisecond or two; then the graph index, while it fits the memory budget, if
+    need be in its compact layout (HNSW where the native module is missing); then product codes in inverted lists.
+    Whatever is chosen, candidates are ranked again from the original vectors, so the recall target decides the effort of a
+    search, not the plan, except that a target of 1 needs the exact scan.
 
     Args:
         sample: float32[m, d] of the vectors; of its first rows an HNSW graph is built, to predict the time of the whole.
@@ -104,6 +111,8 @@ def choose_plan(
     dim = sample.shape[1]
     size = f"{n_vectors:,} vectors of {dim}"
     ivfpq = IvfPqParams(_n_lists(n_vectors), _n_subquantizers(dim))
+    if n_vectors * graph.row_bytes(dim) > memory_budget_bytes:
+        graph = replace(graph, layout="compact")
     graph_bytes = n_vectors * graph.row_bytes(dim)
     hnsw_bytes = n_vectors * (dim + 4 * 2 * hnsw.links + 4 * hnsw.links // 15 + 16)
     ivfpq_bytes = n_vectors * (ivfpq.n_subquantizers + 16) + 4 * dim * (ivfpq.n_lists + 256)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from matching.graph_index import DEFAULT_BUILD_BEAM, DEFAULT_DEGREE
+from matching.graph_index import DEFAULT_BUILD_BEAM, DEFAULT_DEGREE, Layout
 
 
 class BuildSettings(BaseModel):
@@ -33,6 +33,10 @@ class BuildSettings(BaseModel):
         ge=8,
         le=4096,
         description="plan graph: candidates that a row's links are chosen from, at least `degree`",
+    )
+    layout: Layout = Field(
+        default="fast",
+        description="plan graph: fast, or compact at a third of the memory; compact too where fast exceeds the memory budget",
     )
     links: int = Field(default=16, ge=4, le=128, description="plan hnsw: links of a node (M)")
     ef_construction: int = Field(default=200, ge=8, description="plan hnsw: search width while the graph is built")

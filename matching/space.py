@@ -27,7 +27,6 @@ Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 PlanKind = Literal["exact", "graph", "ivf"]
 _REFINE = 10  # IVF-PQ ranks that many times k candidates again: 8-bit codes alone order the first ten badly
 _WIDEN = 4
-_GRAPH_K = 10  # the graph index stops by the distance of the k-th, as measured for that k: for fewer it stops too early
 _SPARE = 4  # the graph index ranks by 16 bits: what it takes for the k-th may be a little farther than the next
 
 
@@ -301,7 +300,7 @@ class Space:
         if plan.kind == "ivf":
             n = max(_REFINE * ask.k, 100)
         elif self.plan_name == "graph" and not (self.entry.is_grouped or ask.bias is not None or ask.tag_cap):
-            n = max(ask.k, _GRAPH_K) + _SPARE
+            n = ask.k + _SPARE
         else:
             n = max(plan.effort, ask.k)
         return n * _WIDEN if ask.tag_cap else n

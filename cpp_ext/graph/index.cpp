@@ -9,7 +9,6 @@
 #include <string>
 #include <utility>
 
-#include "graph/parallel.h"
 #include "graph/random.h"
 #include "topk.h"
 
@@ -30,7 +29,8 @@ constexpr float spreads[] = {1.0F,  1.03F, 1.06F, 1.09F, 1.12F, 1.15F, 1.18F, 1.
                              1.31F, 1.37F, 1.45F, 1.55F, 1.7F,  2.0F,  2.5F,  3.5F};
 constexpr float margins[] = {0.25F, 0.5F, 0.75F, 1.0F, 1.25F, 1.5F, 2.0F, 2.5F, 3.0F};
 constexpr float certain_margin = 6;
-constexpr float graph_margin = 0.5F;
+constexpr float row_margin = 0.5F;      // of a walk by the signs of rows
+constexpr float block_margin = 0.2F;    // by those of blocks, which err less
 constexpr float filter_margin = 0.75F;  // more under a filter: far from the query distances lie closer together
 constexpr float complete = 0.9995F;     // a recall beyond which nothing is left to measure
 
@@ -87,12 +87,23 @@ class GraphIndex::Lease {
   std::unique_ptr<Scratch> scratch_;
 };
 
-GraphIndex::GraphIndex(size_t dim, Metric metric, uint64_t seed, const LinkOptions& options)
-    : options_(options), seed_(seed), rows_(dim, metric, seed) {}
+GraphIndex::GraphIndex(size_t dim, Metric metric, uint64_t seed, const LinkOptions& options, bool is_packed)
+    : options_(options), seed_(seed), rows_(dim, metric, seed) {
+  if (is_packed) blocks_ = LinkBlocks(rows_.padded_dim(), options.degree);
+}
 
 GraphIndex::~GraphIndex() = default;
 
 Graph GraphIndex::graph(size_t n_rows) const { return {&rows_, neighbors_.data(), options_.degree, n_rows, entries_}; }
+
+Graph GraphIndex::searched(size_t n_rows) const {
+  Graph graph = this->graph(n_rows);
+  if (is_packed()) {
+    graph.blocks = &blocks_;
+    graph.entry_blocks = entry_blocks_;
+  }
+  return graph;
+}
 
 size_t GraphIndex::size() const {
   const std::shared_lock lock(mutex_);
@@ -106,7 +117,7 @@ size_t GraphIndex::n_live() const {
 
 size_t GraphIndex::owned_bytes() const {
   const std::shared_lock lock(mutex_);
-  return rows_.owned_bytes() + neighbors_.owned_bytes() + live_.size() * sizeof(uint64_t);
+  return rows_.owned_bytes() + neighbors_.owned_bytes() + blocks_.owned_bytes() + live_.size() * sizeof(uint64_t);
 }
 
 std::vector<Operating> GraphIndex::table() const {
@@ -219,6 +230,7 @@ void GraphIndex::finish_build(std::span<const uint32_t> order, size_t n_apart, L
   n_live_ = n - held_out.size();
   choose_entries();
   connect(graph(n), neighbors_.writable(), live_.data(), linker);
+  pack(linker.n_threads());
   if (n_held_out(n) != 0 && n_live_ >= tiny) {
     calibrate(held_out.first(std::min(n_apart, most_held_out)), linker.n_threads());
   }
@@ -240,18 +252,29 @@ void GraphIndex::join(std::span<const uint32_t> rows, Linker& linker) {
         rows.subspan(done, std::min(rows.size() - done, std::max<size_t>(1, n_live_ / 8)));
     LinkUpdates updates;
     if (n_live_ != 0) updates = linker.insert(graph(n_rows_), batch, live_.data());
+    const HugeArray<unsigned char> blocks = packed(updates.rows, updates.lists.data(), linker.n_threads());
     const std::unique_lock lock(mutex_);
     neighbors_.own();
-    apply(updates);
+    blocks_.own();
+    apply(updates, blocks);
     for (const uint32_t row : batch) {
       live_[row / word_bits] |= uint64_t{1} << (row % word_bits);
       if (entries_.size() < n_entries) entries_.push_back(row);
     }
+    pack_entries();
     n_live_ += batch.size();
     done += batch.size();
   }
   const std::unique_lock lock(mutex_);
-  connect(graph(n_rows_), neighbors_.writable(), n_live_ == n_rows_ ? nullptr : live_.data(), linker);
+  const std::vector<uint32_t> changed =
+      connect(graph(n_rows_), neighbors_.writable(), n_live_ == n_rows_ ? nullptr : live_.data(), linker);
+  std::vector<float> gap;
+  for (const uint32_t row : changed) {
+    if (is_packed()) {
+      blocks_.encode(rows_, row, neighbors_.data() + static_cast<size_t>(row) * options_.degree, gap,
+                     blocks_.writable(row));
+    }
+  }
 }
 
 void GraphIndex::choose_entries() {
@@ -263,6 +286,22 @@ void GraphIndex::choose_entries() {
   for (size_t i = 0; i < n; ++i) {
     std::swap(live[i], live[i + random.below(live.size() - i)]);
     entries_.push_back(live[i]);
+  }
+  pack_entries();
+}
+
+// As if the entries were links of the centre. Needs the lock, or nobody who reads.
+void GraphIndex::pack_entries() {
+  if (!is_packed()) return;
+  const size_t stride = block_bytes(rows_.padded_dim());
+  const size_t n_blocks = (entries_.size() + block_rows - 1) / block_rows;
+  entry_blocks_.resize(n_blocks * stride);
+  const std::vector<float> centre(rows_.padded_dim());
+  const std::span<const uint32_t> entries = entries_;
+  for (size_t i = 0; i < n_blocks; ++i) {
+    const size_t first = i * block_rows;
+    encode_block(rows_, centre.data(), 0, entries.subspan(first, std::min(block_rows, entries.size() - first)),
+                 entry_blocks_.data() + i * stride);
   }
 }
 
@@ -326,7 +365,8 @@ float GraphIndex::spread_for_effort(float effort) const {
   const std::shared_lock lock(mutex_);
   if (table_.empty()) return 1.2F + effort / 1000;
   if (effort <= table_.front().n_expanded) return table_.front().spread;
-  if (effort > table_.back().n_expanded && is_cut()) return std::numeric_limits<float>::max();
+  const bool is_scan_cheaper = effort * scans_a_hop_ > static_cast<float>(n_live_);
+  if (effort > table_.back().n_expanded && (is_cut() || is_scan_cheaper)) return std::numeric_limits<float>::max();
   for (size_t i = 1; i < table_.size(); ++i) {
     const Operating& low = table_[i - 1];
     const Operating& high = table_[i];
@@ -417,14 +457,19 @@ void GraphIndex::search_some(GraphSearch search, size_t first, size_t last, Neig
 
   const size_t k = std::min(search.k, n_keep);
   const auto n_scans = static_cast<float>(n_keep);
+  const float graph_margin = is_packed() ? block_margin : row_margin;
   const float hops = expansion(search.spread);
   const float scans_a_hop = scans_a_hop_;
   // Under a filter, the share of rows that pass where the query lies is not the share of all: a short walk tells.
   const bool by_graph =
       !search.is_exact && (search.is_walk || (n_keep > tiny && k < n_keep / 4 &&
                                               (is_filtered ? 4 * probe_hops : hops) * scans_a_hop < n_scans));
-  WalkLimits limits{k, std::max(beam_size, 2 * k), search.spread, std::numeric_limits<size_t>::max()};
-  if (is_filtered && !search.is_walk) limits.max_expanded = static_cast<size_t>(probe_hops);
+  // The spread was measured by the distance of the tenth: by a nearer one a walk would stop too early.
+  const size_t n_nearest = std::max(k, std::min(calibrated_k, n_keep));
+  WalkLimits limits{n_nearest, std::max(beam_size, 2 * k), search.spread, std::numeric_limits<size_t>::max()};
+  // A walk that has cost two scans ends in one: among equal rows there is no end.
+  const auto cost_of_scan = static_cast<size_t>(n_scans / scans_a_hop);
+  if (!search.is_walk) limits.max_expanded = is_filtered ? static_cast<size_t>(probe_hops) : 2 * cost_of_scan + 1;
   const auto walk_on = [&scratch](size_t width) {
     for (size_t n_open = width; n_open > 0;) {
       n_open = 0;
@@ -438,15 +483,15 @@ void GraphIndex::search_some(GraphSearch search, size_t first, size_t last, Neig
       PreparedQuery& query = scratch.queries[i];
       rows_.prepare(search.queries.data() + (at + i) * dim, query);
       rows_.aim(query, by_graph ? graph_margin : search.margin);
-      if (by_graph) scratch.walks[i].start(graph(n), query, limits, search.keep);
+      if (by_graph) scratch.walks[i].start(searched(n), query, limits, search.keep);
     }
     if (by_graph) {
       walk_on(width);
-      for (size_t i = 0; i < width; ++i) {
+      for (size_t i = 0; is_filtered && i < width; ++i) {
         Walk& walk = scratch.walks[i];
         if (!walk.was_cut()) continue;
         const float share = walk.kept_share(n_scans / static_cast<float>(n));
-        if (hops / share * scans_a_hop < n_scans) walk.resume(static_cast<size_t>(n_scans / scans_a_hop));
+        if (hops / share * scans_a_hop < n_scans) walk.resume(cost_of_scan);
       }
       walk_on(width);
     }
@@ -459,7 +504,7 @@ void GraphIndex::search_some(GraphSearch search, size_t first, size_t last, Neig
       } else if (is_walked) {
         answer(search, query, walk.nearest(), scratch, at + i, out);
       } else {
-        if (by_graph) rows_.aim(query, search.margin - graph_margin);
+        if (by_graph) rows_.aim(query, search.margin);
         search_scan(search, query, n_keep, scratch);
         answer(search, query, scratch.nearest, scratch, at + i, out);
       }
@@ -567,12 +612,37 @@ void GraphIndex::exact(const GraphSearch& search, const PreparedQuery& query, si
 
 // ---- mutations
 
+// The blocks of rows with these lists; nothing where the index is not packed.
+HugeArray<unsigned char> GraphIndex::packed(std::span<const uint32_t> rows, const uint32_t* lists,
+                                            size_t n_threads) const {
+  HugeArray<unsigned char> out;
+  const size_t stride = blocks_.stride();
+  if (stride == 0) return out;
+  out.resize(rows.size() * stride);
+  std::vector<std::vector<float>> gaps(std::max<size_t>(n_threads, 1));
+  in_chunks(rows.size(), 64, n_threads, [&](size_t first, size_t last, size_t worker) {
+    for (size_t i = first; i < last; ++i) {
+      blocks_.encode(rows_, rows[i], lists + i * options_.degree, gaps[worker], out.writable() + i * stride);
+    }
+  });
+  return out;
+}
+
+void GraphIndex::pack(size_t n_threads) {
+  if (!is_packed()) return;
+  std::vector<uint32_t> rows(n_rows_);
+  std::iota(rows.begin(), rows.end(), 0U);
+  blocks_.assign(packed(rows, neighbors_.data(), n_threads));
+}
+
 // Needs the lock, or nobody who reads.
-void GraphIndex::apply(const LinkUpdates& updates) {
+void GraphIndex::apply(const LinkUpdates& updates, const HugeArray<unsigned char>& blocks) {
   const size_t degree = options_.degree;
+  const size_t stride = blocks_.stride();
   for (size_t i = 0; i < updates.rows.size(); ++i) {
-    std::copy_n(updates.lists.data() + i * degree, degree,
-                neighbors_.writable() + static_cast<size_t>(updates.rows[i]) * degree);
+    const uint32_t row = updates.rows[i];
+    std::copy_n(updates.lists.data() + i * degree, degree, neighbors_.writable() + static_cast<size_t>(row) * degree);
+    if (stride != 0) std::copy_n(blocks.data() + i * stride, stride, blocks_.writable(row));
   }
 }
 
@@ -590,6 +660,7 @@ size_t GraphIndex::add(const float* vectors, size_t n, size_t n_threads) {
       rows_.append(vectors + done * rows_.dim(), batch, n_threads);
       neighbors_.own();
       neighbors_.resize(rows_.size() * options_.degree);
+      blocks_.resize(rows_.size());
       std::fill_n(neighbors_.writable() + start * options_.degree, batch * options_.degree, no_row);
       if (live_.size() < words_for(rows_.size())) live_.resize(words_for(rows_.size()));
     }
@@ -599,12 +670,16 @@ size_t GraphIndex::add(const float* vectors, size_t n, size_t n_threads) {
     // Where few rows live, the deleted ones hold the graph together.
     const bool is_live_enough = n_live_ != n_rows_ && n_live_ > n_rows_ / 2;
     if (start != 0) updates = linker.insert(graph(rows_.size()), rows, is_live_enough ? live_.data() : nullptr);
+    const HugeArray<unsigned char> blocks = packed(updates.rows, updates.lists.data(), n_threads);
     const std::unique_lock lock(mutex_);
-    apply(updates);
+    apply(updates, blocks);
     for (const uint32_t row : rows) live_[row / word_bits] |= uint64_t{1} << (row % word_bits);
     n_live_ += batch;
     n_rows_ += batch;
-    if (entries_.size() < n_entries) entries_.push_back(rows.front());
+    if (entries_.size() < n_entries) {
+      entries_.push_back(rows.front());
+      pack_entries();
+    }
     done += batch;
   }
   return first;
@@ -628,7 +703,7 @@ size_t GraphIndex::remove(std::span<const int64_t> rows) {
 
 std::unique_ptr<GraphIndex> GraphIndex::compacted(size_t n_threads, std::vector<int64_t>& old_rows) const {
   const std::shared_lock lock(mutex_);
-  auto out = std::make_unique<GraphIndex>(rows_.dim(), rows_.metric(), seed_, options_);
+  auto out = std::make_unique<GraphIndex>(rows_.dim(), rows_.metric(), seed_, options_, is_packed());
   const size_t degree = options_.degree;
   old_rows.clear();
   for_each_row(live_, n_rows_, 0, live_.size(), [&](int64_t row) { old_rows.push_back(row); });
@@ -665,6 +740,7 @@ std::unique_ptr<GraphIndex> GraphIndex::compacted(size_t n_threads, std::vector<
   out->scans_a_hop_ = scans_a_hop_.load();
   out->choose_entries();
   connect(out->graph(n), out->neighbors_.writable(), nullptr, linker);
+  out->pack(n_threads);
   return out;
 }
 
@@ -692,7 +768,7 @@ float GraphIndex::measure_costs() {
     }
     return best;
   };
-  GraphSearch request{queries, n_queries, calibrated_k, std::min(spread_for_recall(0.99F), 2.0F), graph_margin};
+  GraphSearch request{queries, n_queries, calibrated_k, std::min(spread_for_recall(0.99F), 2.0F), row_margin};
   request.is_walk = true;
   const double walked = seconds(request);
   const double hops = std::accumulate(n_expanded.begin(), n_expanded.end(), 0.0);
@@ -730,10 +806,12 @@ size_t GraphIndex::n_unreachable() const {
 void GraphIndex::open(const State& state) {
   rows_.borrow(state.rows);
   neighbors_.borrow(state.neighbors);
+  if (is_packed()) blocks_.borrow(state.blocks);
   entries_.assign(state.entries.begin(), state.entries.end());
   live_.assign(state.live.begin(), state.live.end());
   table_.assign(state.table.begin(), state.table.end());
   scan_table_.assign(state.scan_table.begin(), state.scan_table.end());
+  pack_entries();
   n_rows_ = rows_.size();
   n_live_ = count(live_, n_rows_);
 }
@@ -743,10 +821,11 @@ void GraphIndex::load() {
   const std::unique_lock lock(mutex_);
   rows_.resize(rows_.size());
   neighbors_.own();
+  blocks_.own();
 }
 
 GraphIndex::State GraphIndex::state() const {
-  return {rows_.arrays(), neighbors_.span(), entries_, live_, table_, scan_table_};
+  return {rows_.arrays(), neighbors_.span(), entries_, blocks_.span(), live_, table_, scan_table_};
 }
 
 }  // namespace likewise

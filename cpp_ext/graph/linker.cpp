@@ -205,10 +205,10 @@ void Linker::bridge(const Graph& graph, uint32_t row, const uint64_t* keep, size
   write(worker, graph.stride, list);
 }
 
-size_t connect(const Graph& graph, uint32_t* neighbors, const uint64_t* keep, Linker& linker) {
+std::vector<uint32_t> connect(const Graph& graph, uint32_t* neighbors, const uint64_t* keep, Linker& linker) {
   constexpr int most_rounds = 16;
   (void)linker;
-  size_t n_given = 0;
+  std::vector<uint32_t> givers;
   std::vector<uint32_t> reached_from(graph.n_rows);
   for (int round = 0; round < most_rounds; ++round) {
     std::vector<uint64_t> reached(words_for(graph.n_rows));
@@ -254,7 +254,7 @@ size_t connect(const Graph& graph, uint32_t* neighbors, const uint64_t* keep, Li
         }
         links[at] = row;
         giver = from;
-        ++n_given;
+        givers.push_back(from);
         break;
       }
       const size_t from = queue.size();
@@ -263,7 +263,7 @@ size_t connect(const Graph& graph, uint32_t* neighbors, const uint64_t* keep, Li
     }
     if (n_lost == 0) break;
   }
-  return n_given;
+  return givers;
 }
 
 }  // namespace likewise

@@ -1,10 +1,12 @@
-// Work in chunks over threads of the call's own.
+// Work in chunks over threads of the call's own, and the lock that searches and mutations share.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <exception>
+#include <mutex>
+#include <shared_mutex>
 #include <thread>
 #include <vector>
 
@@ -37,5 +39,26 @@ void in_chunks(size_t n, size_t chunk, size_t n_threads, Work&& work) {
   for (std::thread& other : others) other.join();
   if (failure) std::rethrow_exception(failure);
 }
+
+// A shared mutex whose writers wait for the readers that are in, not for those that come after them.
+class FairMutex {
+ public:
+  void lock() {
+    const std::lock_guard turn(turn_);
+    mutex_.lock();
+  }
+  void unlock() { mutex_.unlock(); }
+  void lock_shared() {
+    {
+      const std::lock_guard turn(turn_);
+    }
+    mutex_.lock_shared();
+  }
+  void unlock_shared() { mutex_.unlock_shared(); }
+
+ private:
+  std::mutex turn_;
+  std::shared_mutex mutex_;
+};
 
 }  // namespace likewise

@@ -12,8 +12,6 @@ namespace {
 
 constexpr float code_max = 127;
 constexpr float fine_steps = 254;  // of one step of the codes, whose remainder is at most half a step
-constexpr size_t n_planes = 4;
-constexpr float plane_max = (1 << n_planes) - 1;
 constexpr size_t sample_limit = 100'000;
 constexpr float unit_slack = 1e-3F;  // lengths this close to the greatest need no lift
 
@@ -211,7 +209,7 @@ void QuantizedRows::prepare(const float* query, PreparedQuery& out) const {
 
 void QuantizedRows::prepare_row(size_t row, PreparedQuery& out) const {
   out.rotated.resize(padded_);
-  restore_gap(row, out.rotated.data());
+  gap(row, out.rotated.data());
   out.unscaled = 1;
   out.lift = factors_[row].lift;
   finish(out);
@@ -219,84 +217,45 @@ void QuantizedRows::prepare_row(size_t row, PreparedQuery& out) const {
 
 // Everything that follows from the rotated query.
 void QuantizedRows::finish(PreparedQuery& out) const {
-  const float* x = out.rotated.data();
   out.steps.resize(padded_);
-  const float most = largest(x, padded_);
-  out.step = most > 0 ? most / step_max(padded_) : 1;
-  const float inverse = 1 / out.step;
-  for (size_t i = 0; i < padded_; ++i) out.steps[i] = static_cast<int16_t>(std::lrint(x[i] * inverse));
-
-  float lowest = std::numeric_limits<float>::max();
-  float highest = std::numeric_limits<float>::lowest();
-  float sums[8] = {};
-  float squares[8] = {};
-  float centres[8] = {};
-  for (size_t i = 0; i < padded_; i += 8) {
-    for (size_t j = 0; j < 8; ++j) {
-      const float value = x[i + j];
-      lowest = std::min(lowest, value);
-      highest = std::max(highest, value);
-      sums[j] += value;
-      squares[j] += value * value;
-      centres[j] += value * centre_[i + j];
-    }
-  }
-  float sum = 0;
-  float square = 0;
-  float centre_dot = 0;
-  for (size_t j = 0; j < 8; ++j) {
-    sum += sums[j];
-    square += squares[j];
-    centre_dot += centres[j];
-  }
-  const size_t n_words = padded_ / 64;
-  out.planes.resize(n_words * n_planes);
-  const float plane_step = highest > lowest ? (highest - lowest) / plane_max : 1;
-  const float plane_inverse = 1 / plane_step;
-  for (size_t w = 0; w < n_words; ++w) {
-    uint8_t steps[64];
-    for (size_t i = 0; i < 64; ++i) {
-      const float step = (x[64 * w + i] - lowest) * plane_inverse + 0.5F;
-      steps[i] = static_cast<uint8_t>(std::min(plane_max, step));  // NaN, of a damaged centre, counts as the most
-    }
-    for (size_t plane = 0; plane < n_planes; ++plane) {
-      uint64_t bits = 0;
-      for (size_t byte = 0; byte < 8; ++byte) {
-        // Bit `plane` of eight steps, gathered by one multiplication.
-        uint64_t eight;
-        std::memcpy(&eight, steps + 8 * byte, sizeof(eight));
-        bits |= ((((eight >> plane) & 0x0101010101010101ULL) * 0x0102040810204080ULL) >> 56) << (8 * byte);
-      }
-      out.planes[w * n_planes + plane] = bits;
-    }
-  }
-  out.reach = std::sqrt(square);
-  out.centre_dot = centre_dot;
-  out.own = metric_ == Metric::l2 ? square : pair_constant() - 2 * centre_dot;
-  out.sign.planes = out.planes.data();
-  out.sign.n_words = n_words;
-  out.sign.step = 2 * plane_step;
-  out.sign.lowest = 2 * lowest;
-  out.sign.offset = -sum;
-  out.sign.constant = out.own;
+  out.planes.resize(padded_ / 16);
+  out.tables.resize(4 * padded_);
+  QueryForms forms{};
+  forms.steps = out.steps.data();
+  forms.planes = out.planes.data();
+  forms.tables = out.tables.data();
+  simd().quantized.query_forms(out.rotated.data(), centre_.data(), padded_, step_max(padded_), forms);
+  out.step = forms.step;
+  out.reach = std::sqrt(forms.square);
+  out.centre_dot = forms.centre_dot;
+  out.own = metric_ == Metric::l2 ? forms.square : pair_constant() - 2 * forms.centre_dot;
+  out.sign = {out.planes.data(), padded_ / 64, 2 * forms.plane_step, 2 * forms.lowest, -forms.sum, out.own};
+  out.block = {out.tables.data(), padded_ / 8, 2 * forms.table_step,
+               forms.table_step * static_cast<float>(forms.table_offset)};
+  out.margin = 0;
 }
 
-// The signs see a random projection of what they do not know: sqrt(1 - 2 / pi) = .6 of |query - centre| is one standard
-// deviation of <signs, query>.
 void QuantizedRows::aim(PreparedQuery& query, float margin) const {
-  query.sign.offset += margin * 0.6028F * query.reach;
+  query.sign.offset += (margin - query.margin) * sign_deviation * query.reach;
+  query.margin = margin;
 }
 
-void QuantizedRows::restore_gap(size_t row, float* out) const {
+void QuantizedRows::gap(size_t row, float* out) const {
   const int8_t* codes = codes_.data() + row * padded_;
   const int8_t* fine = fine_.data() + row * padded_;
   const float scale = factors_[row].scale;
   for (size_t i = 0; i < padded_; ++i) out[i] = scale * (codes[i] + fine[i] * (1 / fine_steps));
 }
 
+void QuantizedRows::residual(size_t row, const float* gap, unsigned char* bits, ResidualSums& sums) const {
+  const float scale = factors_[row].scale;
+  simd().quantized.residual(codes_.data() + row * padded_, fine_.data() + row * padded_, scale, scale / fine_steps, gap,
+                            padded_, bits, sums);
+}
+
 void QuantizedRows::restore(size_t row, float* vector) const {
   std::vector<float> rotated(padded_);
-  restore_gap(row, rotated.data());
+  gap(row, rotated.data());
   for (size_t i = 0; i < padded_; ++i) rotated[i] += centre_[i];
   rotation_.undo(rotated.data(), vector);
 }

@@ -38,14 +38,21 @@ struct PreparedQuery {
   std::vector<float> rotated;    // less the centre
   std::vector<int16_t> steps;    // the query in 16 bits
   std::vector<uint64_t> planes;  // and in 4, as bit planes
+  std::vector<uint8_t> tables;   // and as sums of 4 signed coordinates
   SignQuery sign{};
+  BlockQuery block{};
   float step = 0;        // of `steps`
   float own = 0;         // the query's part of D
   float lift = 0;        // 0 but for a row that asks for its own neighbours
   float reach = 0;       // |query - centre|
   float centre_dot = 0;  // <query - centre, centre>
   float unscaled = 1;    // length of the query as given / L, for inner products
+  float margin = 0;      // deviations that bounds lie below the estimate
 };
+
+// Signs see a random projection of what they do not know: sqrt(1 - 2 / pi) of |v| is one standard deviation of
+// <signs, v>.
+inline constexpr float sign_deviation = 0.6028F;
 
 class QuantizedRows {
  public:
@@ -81,9 +88,13 @@ class QuantizedRows {
 
   void prepare(const float* query, PreparedQuery& out) const;
   void prepare_row(size_t row, PreparedQuery& out) const;
-  void aim(PreparedQuery& query, float margin) const;  // sets how far below the estimate the bounds lie
+  void aim(PreparedQuery& query, float margin) const;  // sets how many deviations below the estimate the bounds lie
 
   void restore(size_t row, float* vector) const;  // the vector as it was given; of unit length for cosine
+  void gap(size_t row, float* out) const;         // row - centre, rotated: [padded_dim]
+  // Of row less the row whose gap is given: the signs, as a block holds them, and their sums.
+  void residual(size_t row, const float* gap, unsigned char* bits, ResidualSums& sums) const;
+  float own(size_t row) const { return factors_[row].own; }
 
   void prefetch_sign(uint32_t row) const {
     const unsigned char* at = signs_.data() + static_cast<size_t>(row) * sign_stride_;
@@ -115,7 +126,6 @@ class QuantizedRows {
  private:
   void encode(size_t row, const float* gap, float length_square);
   void finish(PreparedQuery& out) const;
-  void restore_gap(size_t row, float* out) const;
 
   // What D between two rows holds beyond their own parts.
   float pair_constant() const { return metric_ == Metric::l2 ? 0 : 2 * (longest_ * longest_ - centre_square_); }

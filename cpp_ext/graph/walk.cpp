@@ -8,8 +8,10 @@ namespace likewise {
 namespace {
 
 constexpr size_t n_starts = 4;
-constexpr size_t most_scored = 12;  // of one row's links, while the limit is loose; more found nothing more
-constexpr size_t n_spare = 24;      // kept beyond k for the re-ranking
+// Of one row's links, while the limit is loose; more found little more. Signs around the row itself choose better.
+constexpr size_t most_scored_by_rows = 12;
+constexpr size_t most_scored_by_blocks = 8;
+constexpr size_t n_spare = 24;  // kept beyond k for the re-ranking
 
 }  // namespace
 
@@ -32,20 +34,40 @@ void Walk::start(const Graph& graph, const PreparedQuery& query, const WalkLimit
     distances_.resize(most);
     dots_.resize(most);
   }
-  next_ = n_expanded_ = n_scored_ = n_kept_ = 0;
+  if (graph.blocks != nullptr) {
+    const size_t n_entry_bounds = graph.entry_blocks.size() / block_bytes(graph.rows->padded_dim()) * block_rows;
+    bounds_.resize(std::max({bounds_.size(), graph.blocks->n_bounds(), n_entry_bounds}));
+  }
+  next_ = n_expanded_ = n_scored_ = n_kept_ = n_rows_ = 0;
   was_cut_ = false;
-
-  n_rows_ = 0;
-  for (const uint32_t row : graph.entries) {
-    if (row < graph.n_rows) visit(row);
-  }
-  // Of many entries only the best by their signs are worth a look at their codes.
-  if (n_rows_ > n_starts) {
-    graph.rows->bounds(query, rows_.data(), n_rows_, distances_.data());
-    keep_best(n_starts);
-  }
+  enter();
   for (size_t i = 0; i < n_rows_; ++i) graph.rows->prefetch_code(rows_[i]);
   phase_ = Phase::score;
+}
+
+// Of many entries only the best by their signs are worth a look at their codes.
+void Walk::enter() {
+  if (graph_.blocks == nullptr) {
+    for (const uint32_t row : graph_.entries) {
+      if (row < graph_.n_rows) visit(row);
+    }
+    if (n_rows_ <= n_starts) return;
+    graph_.rows->bounds(*query_, rows_.data(), n_rows_, distances_.data());
+    keep_best(n_starts);
+    return;
+  }
+  const size_t stride = block_bytes(graph_.rows->padded_dim());
+  for (size_t i = 0; i < graph_.entry_blocks.size() / stride; ++i) {
+    bound_block(*query_, graph_.entry_blocks.data() + i * stride, query_->own, query_->reach,
+                bounds_.data() + i * block_rows);
+  }
+  for (size_t start = 0; start < n_starts; ++start) {
+    size_t best = 0;
+    for (size_t i = 1; i < graph_.entries.size(); ++i) best = bounds_[i] < bounds_[best] ? i : best;
+    if (graph_.entries.empty() || graph_.entries[best] >= graph_.n_rows) return;  // none left, or a damaged file
+    visit(graph_.entries[best]);
+    bounds_[best] = std::numeric_limits<float>::infinity();
+  }
 }
 
 // Leaves the `most` rows of least bound and forgets that the others were visited: they may be met again.
@@ -88,28 +110,33 @@ bool Walk::advance() {
   return false;
 }
 
-// Takes the nearest candidate that was not followed yet and asks for the signs of what it links to. To take two at a
-// time was no faster.
+// Finds the nearest candidate that was not followed yet; false when the walk is over.
+bool Walk::find_next(float limit) {
+  while (next_ < beam_.size() && (beam_[next_] & 1) != 0) ++next_;
+  const bool is_left = next_ != beam_.size() && distance_of(beam_[next_]) <= limit;
+  if (is_left && n_expanded_ != limits_.max_expanded) return true;
+  was_cut_ = is_left;
+  phase_ = Phase::over;
+  return false;
+}
+
+// Takes the next candidate and asks for what bounds the rows it links to. To take two at a time was no faster.
 bool Walk::gather() {
   const float limit = this->limit();
   n_rows_ = 0;
   while (n_rows_ == 0) {
-    while (next_ < beam_.size() && (beam_[next_] & 1) != 0) ++next_;
-    const bool is_left = next_ != beam_.size() && distance_of(beam_[next_]) <= limit;
-    if (!is_left || n_expanded_ == limits_.max_expanded) {
-      was_cut_ = is_left;
-      phase_ = Phase::over;
-      return false;
-    }
+    if (!find_next(limit)) return false;
     ++n_expanded_;
     const uint32_t* links = links_of(next_);
-    if (touched_.size() < n_touched_ + graph_.stride + 1) touched_.resize(2 * touched_.size() + graph_.stride);
+    followed_ = beam_[next_];
     beam_[next_] |= 1;
-    // Most often the one to be followed next is known already.
-    if (next_ + 1 < beam_.size()) {
-      __builtin_prefetch(links_of(next_ + 1));
-      __builtin_prefetch(links_of(next_ + 1) + 16);
+    if (touched_.size() < n_touched_ + graph_.stride + 1) touched_.resize(2 * touched_.size() + graph_.stride);
+    if (graph_.blocks != nullptr) {
+      prefetch_links(next_);
+      phase_ = Phase::bound;
+      return true;
     }
+    if (next_ + 1 < beam_.size()) prefetch_links(next_ + 1);  // most often the one to be followed next
     for (size_t i = 0; i < graph_.stride; ++i) {
       if (links[i] >= graph_.n_rows) break;  // no_row, or a damaged file
       visit(links[i]);
@@ -123,18 +150,37 @@ bool Walk::gather() {
 // Drops what lies beyond the limit by its signs alone and asks for the codes of the rest.
 void Walk::bound() {
   const float limit = this->limit();
-  graph_.rows->bounds(*query_, rows_.data(), n_rows_, distances_.data());
-  size_t n_left = 0;
-  for (size_t i = 0; i < n_rows_; ++i) {
-    rows_[n_left] = rows_[i];
-    const float bound = distances_[i];
-    distances_[n_left] = bound;
-    n_left += bound < limit ? 1 : 0;
+  if (graph_.blocks != nullptr) {
+    const uint32_t row = row_of(followed_);
+    const uint32_t* links = graph_.neighbors + static_cast<size_t>(row) * graph_.stride;
+    graph_.blocks->bounds(*query_, row, distance_of(followed_), bounds_.data());
+    for (size_t i = 0; i < graph_.stride; ++i) {
+      if (!(bounds_[i] < limit)) continue;
+      if (links[i] >= graph_.n_rows) break;  // of a damaged file
+      distances_[n_rows_] = bounds_[i];
+      visit(links[i]);
+    }
+  } else {
+    graph_.rows->bounds(*query_, rows_.data(), n_rows_, distances_.data());
+    size_t n_left = 0;
+    for (size_t i = 0; i < n_rows_; ++i) {
+      rows_[n_left] = rows_[i];
+      const float bound = distances_[i];
+      distances_[n_left] = bound;
+      n_left += bound < limit ? 1 : 0;
+    }
+    n_rows_ = n_left;
   }
-  n_rows_ = n_left;
-  if (n_left > most_scored) keep_best(most_scored);
+  const size_t most = graph_.blocks != nullptr ? most_scored_by_blocks : most_scored_by_rows;
+  if (n_rows_ > most) keep_best(most);
   for (size_t i = 0; i < n_rows_; ++i) graph_.rows->prefetch_code(rows_[i]);
-  phase_ = n_left == 0 ? Phase::gather : Phase::score;
+  if (graph_.blocks != nullptr) {
+    // Every other time it is the next best that will be followed.
+    size_t next = next_ + 1;
+    while (next < beam_.size() && (beam_[next] & 1) != 0) ++next;
+    if (next < beam_.size()) prefetch_links(next);
+  }
+  phase_ = n_rows_ == 0 ? Phase::gather : Phase::score;
 }
 
 void Walk::score() {

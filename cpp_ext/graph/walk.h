@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bitmap.h"
+#include "graph/blocks.h"
 #include "graph/rows.h"
 
 namespace likewise {
@@ -23,6 +24,9 @@ struct Graph {
   size_t stride;
   size_t n_rows;
   std::span<const uint32_t> entries;
+  // Null = links are bounded by the signs of their rows. For queries without lift only, whose bounds blocks hold.
+  const LinkBlocks* blocks = nullptr;
+  std::span<const unsigned char> entry_blocks{};  // of the centre, where there are blocks
 };
 
 // A candidate as one number that sorts by D, then by row; the last bit says that its links were followed.
@@ -132,8 +136,15 @@ class Walk {
   const uint32_t* links_of(size_t place) const {
     return graph_.neighbors + static_cast<size_t>(row_of(beam_[place])) * graph_.stride;
   }
+  void prefetch_links(size_t place) const {
+    const uint32_t* links = links_of(place);
+    for (size_t i = 0; i < graph_.stride; i += 16) __builtin_prefetch(links + i);
+    if (graph_.blocks != nullptr) graph_.blocks->prefetch(row_of(beam_[place]));
+  }
   float limit() const;
   void keep_best(size_t most);
+  void enter();
+  bool find_next(float limit);
   bool gather();
   void bound();
   void score();
@@ -149,9 +160,11 @@ class Walk {
   size_t n_touched_ = 0;
   std::vector<uint32_t> rows_;  // of the piece under way
   std::vector<float> distances_;
+  std::vector<float> bounds_;  // of all links of the followed row
   std::vector<int32_t> dots_;
   size_t n_rows_ = 0;
   size_t next_ = 0;  // no candidate before it is left to follow
+  Candidate followed_ = 0;
   size_t n_expanded_ = 0;
   size_t n_scored_ = 0;
   size_t n_kept_ = 0;

@@ -14,12 +14,12 @@ namespace {
 
 using namespace likewise;
 
-GraphCase sound(size_t n, size_t dim, Metric metric) {
+GraphCase sound(size_t n, size_t dim, Metric metric, bool is_packed) {
   std::mt19937 generator(5);
   std::normal_distribution<float> normal;
   std::vector<float> vectors(n * dim);
   for (float& value : vectors) value = normal(generator);
-  GraphIndex index(dim, metric, 7, {8, 16, 1});
+  GraphIndex index(dim, metric, 7, {8, 16, 1}, is_packed);
   index.build(vectors.data(), n, 1, {});
   GraphCase out(index);
   const Operating table[] = {{1, 2, 0.5F, 0.4F}, {1.3F, 9, 0.9F, 0.8F}, {2, 30, 0.99F, 0.98F}};
@@ -39,8 +39,8 @@ constexpr float specials[] = {std::numeric_limits<float>::quiet_NaN(),
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const GraphCase cases[] = {sound(40, 3, Metric::ip), sound(90, 70, Metric::l2), sound(66, 9, Metric::cosine),
-                                    sound(130, 5, Metric::ip)};
+  static const GraphCase cases[] = {sound(40, 3, Metric::ip, true), sound(90, 70, Metric::l2, true),
+                                    sound(66, 9, Metric::cosine, false), sound(130, 5, Metric::ip, false)};
   if (size < 4) return 0;
   GraphCase damaged = cases[data[0] % std::size(cases)];
   const float longest[] = {1, std::numeric_limits<float>::denorm_min(), std::numeric_limits<float>::max()};

@@ -17,10 +17,14 @@ namespace likewise {
 
 class GraphCase {
  public:
-  static constexpr size_t n_arrays = 10;
+  static constexpr size_t n_arrays = 11;
 
   explicit GraphCase(const GraphIndex& index)
-      : dim_(index.dim()), metric_(index.metric()), degree_(index.degree()), n_(index.size()) {
+      : dim_(index.dim()),
+        metric_(index.metric()),
+        degree_(index.degree()),
+        is_packed_(index.is_packed()),
+        n_(index.size()) {
     const GraphIndex::State state = index.state();
     longest_ = state.rows.longest;
     copy(0, state.rows.codes);
@@ -33,6 +37,7 @@ class GraphCase {
     copy(7, state.live);
     copy(8, state.table);
     copy(9, state.scan_table);
+    copy(10, state.blocks);
   }
 
   std::span<unsigned char> bytes(size_t array) { return arrays_[array]; }
@@ -48,7 +53,7 @@ class GraphCase {
   // Opens it and does all that can be done to an index; answers are checked for what holds of any, right or wrong.
   void exercise(const std::vector<float>& queries, uint32_t seed) const {
     std::mt19937 generator(seed);
-    GraphIndex index(dim_, metric_, 7, {degree_, 2 * degree_, 1});
+    GraphIndex index(dim_, metric_, 7, {degree_, 2 * degree_, 1}, is_packed_);
     GraphIndex::State state;
     state.rows = {view<int8_t>(0), view<int8_t>(1), view<unsigned char>(2), view<float>(3), view<float>(4), longest_};
     state.neighbors = view<uint32_t>(5);
@@ -56,6 +61,7 @@ class GraphCase {
     state.live = view<uint64_t>(7);
     state.table = view<Operating>(8);
     state.scan_table = view<ScanOperating>(9);
+    state.blocks = view<unsigned char>(10);
     index.open(state);
     ask(index, queries, generator);
     (void)index.n_unreachable();
@@ -123,6 +129,7 @@ class GraphCase {
   size_t dim_;
   Metric metric_;
   size_t degree_;
+  bool is_packed_;
   size_t n_;
   float longest_ = 1;
   std::vector<unsigned char> arrays_[n_arrays];

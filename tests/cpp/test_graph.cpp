@@ -108,6 +108,124 @@ void test_sign_bounds() {
   }
 }
 
+// A block of 32 links and a query, of random bytes and numbers.
+void test_block_bounds() {
+  const Quantized& ours = simd().quantized;
+  const Quantized& plain = scalar_simd().quantized;
+  for (size_t dim = 64; dim <= 4096; dim += dim < 512 ? 64 : 512) {
+    const size_t n_pairs = dim / 8;
+    std::vector<unsigned char> bits(block_rows * n_pairs);
+    std::vector<uint8_t> tables(32 * n_pairs);
+    for (unsigned char& byte : bits) byte = static_cast<unsigned char>(draw(0, 255));
+    for (uint8_t& entry : tables) entry = static_cast<uint8_t>(dim == 4096 ? 127 : draw(0, 127));  // the greatest sum
+    std::vector<float> factors = draw_vectors(2, block_rows);
+    factors[3] = std::numeric_limits<float>::infinity();
+    factors[block_rows + 5] = std::numeric_limits<float>::quiet_NaN();
+    std::vector<unsigned char> block(factors.size() * sizeof(float) + bits.size());
+    std::memcpy(block.data(), factors.data(), factors.size() * sizeof(float));
+    std::memcpy(block.data() + factors.size() * sizeof(float), bits.data(), bits.size());
+    const BlockQuery query{tables.data(), n_pairs, draw_float(), draw_float()};
+    const float base = draw_float();
+    const float reach = draw_float();
+    std::vector<float> found(block_rows);
+    std::vector<float> wanted(block_rows);
+    ours.block_bounds(query, block.data(), base, reach, found.data());
+    plain.block_bounds(query, block.data(), base, reach, wanted.data());
+    for (size_t i = 0; i < block_rows; ++i) {
+      CHECK(is_same(found[i], wanted[i]));
+      int sum = 0;
+      for (size_t pair = 0; pair < n_pairs; ++pair) {
+        const unsigned char byte = bits[block_rows * pair + i];
+        sum += tables[32 * pair + byte % 16] + tables[32 * pair + 16 + byte / 16];
+      }
+      const float signed_sum = query.step * static_cast<float>(sum) + (query.offset + reach);
+      CHECK(is_same(found[i], base + factors[i] - factors[block_rows + i] * signed_sum));
+    }
+  }
+}
+
+// What the kernels make of a query and of a residual, against doubles.
+void test_forms() {
+  const Quantized& ours = simd().quantized;
+  const Quantized& plain = scalar_simd().quantized;
+  for (size_t dim = 64; dim <= 4096; dim *= 2) {
+    std::vector<float> x = draw_vectors(1, dim);
+    const std::vector<float> centre = draw_vectors(1, dim);
+    if (dim == 128) std::fill(x.begin(), x.end(), 0.0F);
+    if (dim == 256) std::fill(x.begin(), x.end(), -3.0F);
+    struct Forms {
+      explicit Forms(size_t dim) : steps(dim), planes(dim / 16), tables(4 * dim) {
+        forms.steps = steps.data();
+        forms.planes = planes.data();
+        forms.tables = tables.data();
+      }
+      std::vector<int16_t> steps;
+      std::vector<uint64_t> planes;
+      std::vector<uint8_t> tables;
+      QueryForms forms{};
+    };
+    Forms found(dim);
+    Forms wanted(dim);
+    ours.query_forms(x.data(), centre.data(), dim, 16000, found.forms);
+    plain.query_forms(x.data(), centre.data(), dim, 16000, wanted.forms);
+    CHECK(found.steps == wanted.steps && found.planes == wanted.planes && found.tables == wanted.tables);
+    const QueryForms& forms = found.forms;
+    CHECK(is_same(forms.step, wanted.forms.step) && is_same(forms.plane_step, wanted.forms.plane_step) &&
+          is_same(forms.table_step, wanted.forms.table_step) && forms.table_offset == wanted.forms.table_offset &&
+          is_same(forms.sum, wanted.forms.sum) && is_same(forms.square, wanted.forms.square) &&
+          is_same(forms.centre_dot, wanted.forms.centre_dot) && is_same(forms.lowest, wanted.forms.lowest));
+    std::vector<unsigned char> signs(dim / 8);
+    for (unsigned char& byte : signs) byte = static_cast<unsigned char>(draw(0, 255));
+    double signed_sum = 0;
+    double square = 0;
+    double centre_dot = 0;
+    int looked_up = 0;
+    for (size_t i = 0; i < dim; ++i) {
+      CHECK(std::fabs(forms.step * static_cast<float>(found.steps[i]) - x[i]) <= 0.51F * forms.step + 1e-6F);
+      unsigned number = 0;
+      for (size_t plane = 0; plane < 4; ++plane) {
+        number |= static_cast<unsigned>(found.planes[i / 64 * 4 + plane] >> (i % 64) & 1) << plane;
+      }
+      const float held = forms.lowest + forms.plane_step * static_cast<float>(number);
+      CHECK(std::fabs(held - x[i]) <= 0.51F * forms.plane_step + 1e-6F);
+      signed_sum += (signs[i / 8] >> (i % 8) & 1) != 0 ? x[i] : -x[i];
+      square += double{x[i]} * x[i];
+      centre_dot += double{x[i]} * centre[i];
+      if (i % 4 != 0) continue;
+      const unsigned nibble = signs[i / 8] >> (i % 8) & 15;
+      const int entry = found.tables[4 * i + nibble];
+      CHECK(entry <= 127);
+      looked_up += entry;
+    }
+    CHECK(std::fabs(forms.square - square) <= 1e-5 * square + 1e-6);
+    CHECK(std::fabs(forms.centre_dot - centre_dot) <= 1e-4 * static_cast<double>(dim));
+    const float held = forms.table_step * static_cast<float>(2 * looked_up + forms.table_offset);
+    CHECK(std::fabs(held - signed_sum) <= 0.5 * forms.table_step * static_cast<float>(dim) + 1e-3);
+
+    std::vector<int8_t> codes(dim);
+    std::vector<int8_t> fine(dim);
+    for (int8_t& code : codes) code = static_cast<int8_t>(draw(-128, 127));
+    for (int8_t& code : fine) code = static_cast<int8_t>(draw(-128, 127));
+    std::vector<unsigned char> bits[2] = {std::vector<unsigned char>(block_rows * dim / 8),
+                                          std::vector<unsigned char>(block_rows * dim / 8)};
+    ResidualSums sums[2];
+    ours.residual(codes.data(), fine.data(), 0.02F, 0.0001F, x.data(), dim, bits[0].data(), sums[0]);
+    plain.residual(codes.data(), fine.data(), 0.02F, 0.0001F, x.data(), dim, bits[1].data(), sums[1]);
+    CHECK(bits[0] == bits[1] && std::memcmp(&sums[0], &sums[1], sizeof(sums[0])) == 0);
+    double magnitude = 0;
+    double signed_from = 0;
+    for (size_t i = 0; i < dim; ++i) {
+      const float r = (static_cast<float>(codes[i]) * 0.02F + static_cast<float>(fine[i]) * 0.0001F) - x[i];
+      const bool is_up = (bits[0][block_rows * (i / 8)] >> (i % 8) & 1) != 0;
+      CHECK(is_up == !std::signbit(r));
+      magnitude += std::fabs(r);
+      signed_from += is_up ? x[i] : -x[i];
+    }
+    CHECK(std::fabs(sums[0].sum - magnitude) <= 1e-4 * magnitude);
+    CHECK(std::fabs(sums[0].signed_sum - signed_from) <= 1e-4 * static_cast<double>(dim));
+  }
+}
+
 void test_hadamard() {
   for (size_t n = 64; n <= 4096; n *= 2) {
     const std::vector<float> x = draw_vectors(1, n);
@@ -225,11 +343,56 @@ void check_answers(const GraphIndex& index, const std::vector<float>& vectors, c
   }
 }
 
+// Every block is the one of its row's links, as they are now, and bounds their distances from below.
+void check_blocks(const GraphIndex& index, const std::vector<float>& queries) {
+  const GraphIndex::State state = index.state();
+  CHECK(state.blocks.size() == index.size() * index.block_stride());
+  if (!index.is_packed()) return;
+  const size_t dim = index.dim();
+  const size_t degree = index.degree();
+  QuantizedRows rows(dim, index.metric(), 5);
+  rows.borrow(state.rows);
+  LinkBlocks blocks(index.padded_dim(), degree);
+  CHECK(blocks.stride() == index.block_stride());
+  std::vector<float> gap;
+  std::vector<unsigned char> wanted(blocks.stride());
+  for (size_t row = 0; row < index.size(); ++row) {
+    blocks.encode(rows, static_cast<uint32_t>(row), state.neighbors.data() + row * degree, gap, wanted.data());
+    CHECK(std::memcmp(wanted.data(), state.blocks.data() + row * blocks.stride(), blocks.stride()) == 0);
+  }
+  blocks.borrow(state.blocks);
+  PreparedQuery query;
+  std::vector<float> bounds(blocks.n_bounds());
+  for (size_t q = 0; q < queries.size() / dim; ++q) {
+    rows.prepare(queries.data() + q * dim, query);
+    rows.aim(query, 8);  // so many deviations that chance is left out
+    for (size_t row = 0; row < index.size(); ++row) {
+      const auto id = static_cast<uint32_t>(row);
+      int32_t dot = 0;
+      float distance = 0;
+      rows.distances(query, &id, 1, &dot, &distance);
+      blocks.bounds(query, id, distance, bounds.data());
+      for (size_t slot = 0; slot < blocks.n_bounds(); ++slot) {
+        const uint32_t link = slot < degree ? state.neighbors[row * degree + slot] : no_row;
+        if (link >= index.size()) {
+          CHECK(bounds[slot] == std::numeric_limits<float>::infinity());
+          continue;
+        }
+        rows.distances(query, &link, 1, &dot, &distance);
+        // A query of few dimensions may lie along a residual, where the signs see nothing: no bound is certain.
+        if (dim >= 63) CHECK(bounds[slot] <= distance + rows.error(query, link) + rows.error(query, id) + 1e-3F);
+      }
+    }
+  }
+}
+
 void test_histories() {
   for (const size_t dim : {1, 63, 65, 130}) {
     for (const Metric metric : {Metric::ip, Metric::cosine, Metric::l2}) {
       for (const size_t n : {0, 2, 70}) {
-        GraphIndex index(dim, metric, 5, {8, 20, 1});
+        const bool is_packed = n != 2 && dim != 63;
+        const size_t degree = dim == 130 ? 40 : 8;
+        GraphIndex index(dim, metric, 5, {degree, 2 * degree, 1}, is_packed);
         std::vector<float> vectors = draw_vectors(n, dim);
         if (n > 9) std::fill_n(vectors.begin(), dim, 0.0F);
         if (n > 9) std::copy_n(vectors.data() + dim, dim, vectors.data() + 2 * dim);
@@ -249,6 +412,7 @@ void test_histories() {
         vectors.insert(vectors.end(), more.begin(), more.end());
         lives.resize(n + 33, true);
         check_answers(index, vectors, lives, queries, 40);
+        check_blocks(index, queries);
 
         std::vector<int64_t> old_rows;
         const std::unique_ptr<GraphIndex> compacted = index.compacted(2, old_rows);
@@ -260,14 +424,16 @@ void test_histories() {
         }
         CHECK(compacted->n_unreachable() == 0);
         check_answers(*compacted, left, std::vector<bool>(old_rows.size(), true), queries, 40);
+        check_blocks(*compacted, queries);
       }
     }
   }
 }
 
 // Large enough to be walked and measured.
-std::unique_ptr<GraphIndex> walked_index(size_t n, size_t dim, Metric metric, const std::vector<float>& vectors) {
-  auto index = std::make_unique<GraphIndex>(dim, metric, 7, LinkOptions{8, 16, 1});
+std::unique_ptr<GraphIndex> walked_index(size_t n, size_t dim, Metric metric, const std::vector<float>& vectors,
+                                         bool is_packed = true) {
+  auto index = std::make_unique<GraphIndex>(dim, metric, 7, LinkOptions{8, 16, 1}, is_packed);
   index->build(vectors.data(), n, 2, {});
   return index;
 }
@@ -391,6 +557,8 @@ int main(int argc, char** argv) {
   if (only != "threads") {
     test_dots();
     test_sign_bounds();
+    test_block_bounds();
+    test_forms();
     test_hadamard();
     test_rotation();
   }

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from matching import GraphIndex
+from matching.graph_index import Layout
 
 Metric = Literal["ip", "cosine", "l2"]
 Kind = Literal["plain", "offset", "lengths", "constant", "duplicates", "zeros", "flat"]
@@ -205,8 +206,9 @@ def test_an_answer_depends_neither_on_threads_nor_on_its_batch(
 ) -> None:
     case = drawn(seed, n, dim, metric, kind, n_queries=21)
     mask = np.random.default_rng(seed).random(n) < 0.5 if is_masked else None
-    one = GraphIndex.build(case.vectors, metric=metric, threads=1)
-    two = GraphIndex.build(case.vectors, metric=metric, threads=2)
+    layout: Layout = "fast" if seed % 2 else "compact"
+    one = GraphIndex.build(case.vectors, metric=metric, threads=1, layout=layout)
+    two = GraphIndex.build(case.vectors, metric=metric, threads=2, layout=layout)
     together = one.trace(case.queries, 10, mask=mask, effort=12)
     for index in (one, two):
         for threads in (1, 2, 3):
@@ -261,7 +263,7 @@ def check_history(
 ) -> None:
     rng = np.random.default_rng(seed)
     vectors = draw_vectors(rng, n, dim, kind)
-    index = GraphIndex.build(vectors, metric=metric)
+    index = GraphIndex.build(vectors, metric=metric, layout="fast" if seed % 2 else "compact")
     live = np.ones(n, np.bool_)
     for step in [*steps, "compact"]:
         if step == "compact":

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import cpp_ext
 from matching import GraphIndex
 from matching.container import open_container, write_container
 from matching.errors import AlreadyExists, CorruptArtifact, InvalidInput, InvalidQuery, NotFound
-from matching.graph_index import KIND, MAX_K, Metric, Trace
+from matching.graph_index import KIND, MAX_K, Layout, Metric, Trace
 
 METRICS: tuple[Metric, ...] = ("ip", "cosine", "l2")
 
@@ -46,10 +47,10 @@ def shop() -> Shop:
     return make_shop(20_000, 64)
 
 
-@pytest.fixture(scope="module")
-def index(shop: Shop) -> GraphIndex:
+@pytest.fixture(scope="module", params=["fast", "compact"])
+def index(shop: Shop, request: pytest.FixtureRequest) -> GraphIndex:
     """Nobody changes it."""
-    return GraphIndex.build(shop.vectors, metric="ip", threads=2)
+    return GraphIndex.build(shop.vectors, metric="ip", threads=2, layout=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +132,11 @@ BUILD_REFUSALS: list[tuple[dict[str, Any], str]] = [
 def test_build_refuses(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput, match=re.escape(message)):
         GraphIndex.build(**{"vectors": OK, **arguments})
+
+
+def test_a_link_to_nowhere_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=re.escape("[build] a link leads to row 3; expected rows below 3")):
+        GraphIndex.from_links(OK, np.array([[1], [3], [-1]]))
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (3, 0), (3,), (3, 1, 1)])
@@ -241,6 +247,22 @@ def test_numbers_of_any_kind_and_layout_are_read_and_left_as_they_are(small: Gra
         assert built.n_rows == 6
 
 
+def test_usual_arguments_and_odd_ones_get_the_same_answers(shop: Shop, index: GraphIndex) -> None:
+    queries = shop.queries[:7]
+    mask = np.arange(len(shop.vectors)) % 3 == 0
+    bitmap = cpp_ext.new_bitmap(len(mask))
+    cpp_ext.set_rows(bitmap, np.flatnonzero(mask))
+    for chosen in (None, mask, bitmap):
+        first = index.search(queries, 10, effort=33, mask=chosen)  # an effort that was not asked for before
+        for odd in (queries.tolist(), queries.astype(np.float64), np.asfortranarray(queries), queries):
+            for k in (10, np.int32(10)):
+                for threads in (1, np.int64(2)):
+                    again = index.search(odd, k, effort=33, mask=chosen, threads=threads)  # type: ignore[arg-type]
+                    for ours, theirs in zip(again, first, strict=True):
+                        np.testing.assert_array_equal(ours, theirs)
+                        assert ours.dtype == theirs.dtype
+
+
 # ---- recall
 
 
@@ -253,6 +275,23 @@ def test_a_recall_target_is_reached_through_the_graph(
     assert traced.plans == ["graph"] * len(shop.queries)
     assert (traced.n_expanded > 0).all()
     assert traced.n_expanded.mean() < 100
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_fewer_than_ten_are_found_as_surely(shop: Shop, index: GraphIndex, k: int) -> None:
+    found, traced = measured(index, shop.queries, k, recall_target=0.95)
+    assert found >= 0.93
+    assert set(traced.plans) == {"graph"}
+
+
+def test_a_walk_among_equal_rows_costs_no_more_than_a_scan() -> None:
+    rng = np.random.default_rng(2)
+    vectors = rng.standard_normal((30_000, 16)).astype(np.float32)
+    vectors[:5000] = vectors[0]
+    index = GraphIndex.build(vectors, metric="l2", threads=2)
+    traced = index.trace(np.repeat(vectors[:1], 3, axis=0), 10, recall_target=0.9)
+    assert (traced.rows < 5000).all()
+    assert (traced.n_expanded <= 30_000 / 10).all()
 
 
 def test_the_default_target_is_95(shop: Shop, index: GraphIndex) -> None:
@@ -427,11 +466,11 @@ def test_links_are_taken_at_any_degree(degree: int) -> None:
 # ---- mutations
 
 
-@pytest.mark.parametrize("metric", ["cosine", "l2"])
-def test_half_deleted_and_a_third_upserted_is_as_good_as_fresh(metric: Metric) -> None:
+@pytest.mark.parametrize(("metric", "layout"), [("cosine", "fast"), ("l2", "compact")])
+def test_half_deleted_and_a_third_upserted_is_as_good_as_fresh(metric: Metric, layout: Layout) -> None:
     shop = make_shop(8000, 32)
     rng = np.random.default_rng(5)
-    index = GraphIndex.build(shop.vectors[:6000], metric=metric, threads=2)
+    index = GraphIndex.build(shop.vectors[:6000], metric=metric, threads=2, layout=layout)
     gone = rng.permutation(6000)[:3000]
     assert index.delete(gone) == 3000
     found, traced = measured(index, shop.queries)
@@ -453,7 +492,8 @@ def test_half_deleted_and_a_third_upserted_is_as_good_as_fresh(metric: Metric) -
     assert len(compacted) == compacted.n_rows == 5000
     live = index.vectors(old_rows)
     np.testing.assert_array_equal(compacted.vectors(np.arange(5000)), live)
-    fresh = GraphIndex.build(live, metric=metric, threads=2)
+    fresh = GraphIndex.build(live, metric=metric, threads=2, layout=layout)
+    assert compacted.layout == layout
     for target in (0.95, 0.99):
         ours, traced = measured(compacted, shop.queries, recall_target=target)
         theirs, _ = measured(fresh, shop.queries, recall_target=target)
@@ -571,7 +611,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[GraphIndex, Path, S
 @pytest.mark.parametrize("metric", METRICS)
 def test_an_opened_file_is_the_index_that_was_saved(n: int, metric: Metric, tmp_path: Path) -> None:
     shop = make_shop(2600, 40, n_queries=40)
-    index = GraphIndex.build(shop.vectors[:n], metric=metric, seed=3, degree=24, build_beam=60, threads=2)
+    layout: Layout = "compact" if metric == "cosine" else "fast"
+    settings: dict[str, Any] = {"seed": 3, "degree": 24, "build_beam": 60, "layout": layout}
+    index = GraphIndex.build(shop.vectors[:n], metric=metric, threads=2, **settings)
     index.delete(np.arange(0, n, 9))
     file = tmp_path / "index"
     index.save(file)
@@ -579,6 +621,7 @@ def test_an_opened_file_is_the_index_that_was_saved(n: int, metric: Metric, tmp_
         opened = GraphIndex.open(file, verify=verify)
         assert (len(opened), opened.n_rows, opened.dim, opened.metric) == (len(index), n, 40, metric)
         assert opened.operating_points == index.operating_points
+        assert opened.layout == layout
         assert opened.memory_bytes < 1000
         same_answers(opened, index, shop.queries)
         opened.save(tmp_path / f"again {verify}")
@@ -654,20 +697,21 @@ def test_a_flipped_bit_is_noticed_in_every_region(saved: tuple[GraphIndex, Path,
 
 
 DAMAGE: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
-    ("shape", lambda a: np.array([2, *a["shape"][1:]]), "graph format 2 is not 1"),
+    ("shape", lambda a: np.array([1, *a["shape"][1:]]), "graph format 1 is not 2"),
     ("shape", lambda a: a["shape"][:-1], "its settings are damaged"),
     ("scalars", lambda a: a["scalars"][:1], "its settings are damaged"),
     ("scalars", lambda a: np.array([1, np.nan], np.float32), "are out of range; build it again"),
     ("scalars", lambda a: np.array([1, 0], np.float32), "are out of range; build it again"),
     *[
-        ("shape", lambda a, i=i, value=value: np.where(np.arange(6) == i, value, a["shape"]), "out of range; build it")
-        for i, value in ((1, 0), (1, 4097), (2, 3), (2, -1), (3, -1), (4, 7), (4, 129), (5, 8), (5, 5000))
+        ("shape", lambda a, i=i, value=value: np.where(np.arange(7) == i, value, a["shape"]), "out of range; build it")
+        for i, value in ((1, 0), (1, 4097), (2, 3), (2, -1), (3, -1), (4, 7), (4, 129), (5, 8), (5, 5000), (6, 2))
     ],
-    ("shape", lambda a: np.where(np.arange(6) == 1, 65, a["shape"]), "its arrays do not fit each other; build it"),
-    ("shape", lambda a: np.where(np.arange(6) == 4, 31, a["shape"]), "its arrays do not fit each other; build it"),
+    ("shape", lambda a: np.where(np.arange(7) == 1, 65, a["shape"]), "its arrays do not fit each other; build it"),
+    ("shape", lambda a: np.where(np.arange(7) == 4, 31, a["shape"]), "its arrays do not fit each other; build it"),
+    ("shape", lambda a: np.where(np.arange(7) == 6, 0, a["shape"]), "its arrays do not fit each other; build it"),
     *[
         (name, lambda a, name=name: a[name][:-1], "its arrays do not fit each other; build it again")
-        for name in ("codes", "fine", "signs", "factors", "centre", "neighbors", "live")
+        for name in ("codes", "fine", "signs", "factors", "centre", "neighbors", "blocks", "live")
     ],
     *[
         (name, lambda a, name=name: a[name].ravel(), "its arrays do not fit each other; build it again")

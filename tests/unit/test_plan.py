@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -49,6 +51,12 @@ def test_auto_scans_what_is_small_and_links_what_is_not(sample: NDArray[np.float
     assert chosen(sample, 1_000_000, recall_target=1).name == "flat"
 
 
+def test_a_graph_that_is_too_large_is_laid_out_compactly(sample: NDArray[np.float32]) -> None:
+    plan = chosen(sample, 1_000_000, memory_budget_bytes=400 << 20)
+    assert plan.params == replace(GRAPH, layout="compact")
+    assert plan.resident_bytes < 400 << 20 < GRAPH.row_bytes(64) * 1_000_000
+
+
 def test_auto_takes_product_codes_where_a_graph_is_beyond_the_budget(sample: NDArray[np.float32]) -> None:
     plan = chosen(sample, 1_000_000, memory_budget_bytes=200 << 20)
     assert plan.name == "ivfpq"
@@ -78,7 +86,7 @@ def test_prediction_of_a_graph_grows_with_rows_length_links_and_beam(sample: NDA
     assert chosen(sample, 200_000, "graph").build_cpu_s > 2 * small.build_cpu_s
     assert chosen(np.tile(sample, 4), 100_000, "graph").build_cpu_s > small.build_cpu_s
     wide = chosen(sample, 100_000, "graph", graph=GraphParams(64, 200))
-    assert wide.resident_bytes - small.resident_bytes == 100_000 * 4 * 32
+    assert wide.resident_bytes - small.resident_bytes == 100_000 * 32 * (4 + 8 + 8)
     assert wide.build_cpu_s == pytest.approx(2 * small.build_cpu_s)
     assert small.entry().params["degree"] == 32
     assert small.entry().factory == "Graph32"

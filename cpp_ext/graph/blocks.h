@@ -1,0 +1,76 @@
+// The signs of a row's links, in blocks that are read in one piece and bounded 32 at a time by table look-up.
+//
+// A link x of row v is described by the signs of its residual r = x - v: near the query they bound a distance far
+// better than signs around the mean of all rows, for |r| and |query - v| are small there. With s the signs and slope =
+// 2 |r|^2 / sum |r_i|, so that slope / 2 <s, r> = |r|^2:
+//
+//   D(query, x) = D(query, v) + own(x) - own(v) - 2 <query, r>,  2 <query, r> ~ slope <s, query - v> + 2 <v, r>
+//               ~ D(query, v) + shift - slope <s, query>,        shift = own(x) - own(v) - 2 <v, r> + slope <s, v>
+//
+// One block: 32 shifts, 32 slopes, then byte p of row i's signs at [32 p + i]; a link that is not there has shift =
+// inf.
+//
+// Source: Gou et al., SymphonyQG, SIGMOD 2025 (signs around the row that links); the look-up: Andre et al., Cache
+// locality is not enough, VLDB 2015.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "graph/huge_array.h"
+#include "graph/rows.h"
+
+namespace likewise {
+
+// Bytes of one block.
+constexpr size_t block_bytes(size_t padded_dim) { return 2 * block_rows * sizeof(float) + block_rows * padded_dim / 8; }
+
+// A block of at most 32 links of the point v whose gap and own part of D are given, or of the centre: zeros.
+void encode_block(const QuantizedRows& rows, const float* gap, float own, std::span<const uint32_t> links,
+                  unsigned char* out);
+
+// Lower bounds of D for the 32 links in a block of v, when D(query, v) = distance and |query - v| <= reach.
+void bound_block(const PreparedQuery& query, const unsigned char* block, float distance, float reach, float* out);
+
+class LinkBlocks {
+ public:
+  LinkBlocks() = default;
+  LinkBlocks(size_t padded_dim, size_t degree)
+      : n_blocks_((degree + block_rows - 1) / block_rows), block_bytes_(block_bytes(padded_dim)), degree_(degree) {}
+
+  size_t stride() const { return n_blocks_ * block_bytes_; }  // bytes of one row
+  size_t owned_bytes() const { return bytes_.owned_bytes(); }
+  std::span<const unsigned char> span() const { return bytes_.span(); }
+
+  void borrow(std::span<const unsigned char> bytes) { bytes_.borrow(bytes); }
+  void assign(HugeArray<unsigned char> bytes) { bytes_.swap(bytes); }
+  void own() { bytes_.own(); }
+  void resize(size_t n_rows) {
+    bytes_.own();
+    bytes_.resize(n_rows * stride());
+  }
+  unsigned char* writable(size_t row) { return bytes_.writable() + row * stride(); }
+
+  // What belongs into writable(row) when row has these links: `degree` of them, no_row behind the last; `gap` is
+  // scratch.
+  void encode(const QuantizedRows& rows, uint32_t row, const uint32_t* links, std::vector<float>& gap,
+              unsigned char* out) const;
+
+  void prefetch(uint32_t row) const {
+    const unsigned char* at = bytes_.data() + static_cast<size_t>(row) * stride();
+    for (size_t line = 0; line < stride(); line += 64) __builtin_prefetch(at + line);
+  }
+  // Lower bounds of D for the links of row, whose own D is `distance`; out holds n_blocks * 32.
+  void bounds(const PreparedQuery& query, uint32_t row, float distance, float* out) const;
+  size_t n_bounds() const { return n_blocks_ * block_rows; }
+
+ private:
+  size_t n_blocks_ = 0;
+  size_t block_bytes_ = 0;
+  size_t degree_ = 0;
+  HugeArray<unsigned char> bytes_;
+};
+
+}  // namespace likewise
