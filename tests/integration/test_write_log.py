@@ -173,10 +173,18 @@ def test_truncation_drops_whole_files_and_says_what_is_gone(tmp_path: Path) -> N
             NotFound, match=rf"record {first - 1} was truncated; the oldest is {first}: begin with a version"
         ):
             log.read(first - 1)
-        with pytest.raises(NotFound, match="was truncated"):  # the file that was begun is read to its end
+        with pytest.raises(NotFound, match="was truncated"):
             list(begun)
     with WriteLog.open(tmp_path, segment_bytes=1000) as log:
-        assert payloads(log) == written[first - 1 :]
+        begun = log.read(first)
+        found = [next(begun).sequence]
+        second = int(segments(tmp_path)[1].stem)
+        log.truncate(second - 1)
+        assert log.first_sequence == second
+        found += [record.sequence for record in begun]  # the file that was begun is read to its end
+        assert found == list(range(first, 61))
+    with WriteLog.open(tmp_path, segment_bytes=1000) as log:
+        assert payloads(log) == written[second - 1 :]
         assert log.truncate(60) <= 60
         assert len(segments(tmp_path)) == 1
         log.append([b"more"])
