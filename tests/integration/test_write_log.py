@@ -16,7 +16,7 @@ import pytest
 
 from matching.errors import CorruptArtifact, InvalidInput, LimitExceeded, NotFound, Unavailable
 from matching.live import Appended, Record, WriteLog, disk, salvage, write_log
-from matching.live.segment import MAX_BODY_BYTES, Frame, SegmentReader, pack_body
+from matching.live.segment import FRAME_BYTES, MAX_BODY_BYTES, Frame, SegmentReader, pack_body
 
 
 def payloads(log: WriteLog, first_sequence: int | None = None) -> list[bytes]:
@@ -742,6 +742,14 @@ def test_salvage_yields_what_is_whole(tmp_path: Path) -> None:
         next(salvage(folder))
     with pytest.raises(NotFound, match="no write log"):
         next(salvage(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("n_split", range(5))
+def test_salvage_finds_a_frame_that_begins_where_a_chunk_ends(tmp_path: Path, n_split: int) -> None:
+    with WriteLog.open(tmp_path) as log:
+        log.append([bytes((1 << 18) - n_split - FRAME_BYTES - 6)])
+        log.append([b"second"])
+    assert [record.sequence for record in salvage(tmp_path)] == [1, 2]
 
 
 def test_a_creation_that_was_interrupted_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
