@@ -54,6 +54,8 @@ class CrowdedTopK {
 
   bool admits(const Neighbor& neighbor) const { return nearer(neighbor, bound_); }
 
+  const Neighbor& bound() const { return bound_; }  // what is not nearer is not admitted
+
   // Expects admits(neighbor).
   void push(const Neighbor& neighbor) {
     kept_.push_back(neighbor);

@@ -18,6 +18,7 @@ namespace {
 
 constexpr size_t panel_queries = 64;    // queries that share one pass over the rows
 constexpr size_t tile_vectors = 16;     // vectors that stay in L1 while a panel meets them
+constexpr size_t lone_vectors = 64;     // the same where one query meets each once: nothing has to stay
 constexpr size_t chunk_vectors = 1024;  // ids gathered before they are scored: what a prefetch can look ahead into
 constexpr size_t thread_work = size_t{1} << 21;  // multiplications that pay for a thread
 
@@ -28,6 +29,13 @@ const Scores<T>& scores_of(const Simd& table) {
   } else {
     return table.i8;
   }
+}
+
+// Vectorised: no early end. A NaN is within nothing.
+bool any_within(std::span<const float> distances, float bound) {
+  int n = 0;
+  for (const float distance : distances) n |= static_cast<int>(distance <= bound);
+  return n != 0;
 }
 
 // The running mean of the `best_of` smallest distances of one datapoint.
@@ -77,7 +85,7 @@ class Scorer {
       : operation_(operation), vectors_(vectors), search_(search), simd_(scores_of<T>(simd())) {
     collectors_.reserve(n_queries);
     for (size_t q = 0; q < n_queries; ++q) collectors_.push_back(make_collector());
-    scores_.resize(n_queries * tile_vectors);
+    scores_.resize(std::max(n_queries * tile_vectors, lone_vectors));
     query_norms_.resize(n_queries);
     if (!vectors.offsets.empty()) {
       ids_.resize(chunk_vectors);
@@ -152,6 +160,7 @@ class Scorer {
 
   void offer(size_t q, std::span<const float> distances, std::span<const int64_t> rows) {
     Collector& collector = collectors_[q];
+    if (search_.bias.empty() && !any_within(distances, collector.bound().distance)) return;
     for (size_t i = 0; i < rows.size(); ++i) {
       const Neighbor neighbor{distances[i] + bias(q, rows[i]), rows[i]};
       if (collector.admits(neighbor)) collector.push(neighbor);
@@ -177,12 +186,14 @@ class Scorer {
   // Calls take(query, distances, ids) tile after tile, in order for each query.
   template <class Take>
   void score(std::span<const int64_t> ids, Take&& take) {
-    for (size_t at = 0; at < ids.size(); at += tile_vectors) {
-      const size_t n = std::min(tile_vectors, ids.size() - at);
+    const bool is_lone = n_queries_ == 1 && search_.metric != Metric::cosine;  // cosine meets each vector twice
+    const size_t tile_size = is_lone ? lone_vectors : tile_vectors;
+    for (size_t at = 0; at < ids.size(); at += tile_size) {
+      const size_t n = std::min(tile_size, ids.size() - at);
       Panel<T> panel{
-          query(0),        n_queries_,  vectors_.dim,        vectors_.values.data(),
-          ids.data() + at, n,           ids.size() - at - n, vectors_.scales.empty() ? nullptr : vectors_.scales.data(),
-          scores_.data(),  tile_vectors};
+          query(0),        n_queries_, vectors_.dim,        vectors_.values.data(),
+          ids.data() + at, n,          ids.size() - at - n, vectors_.scales.empty() ? nullptr : vectors_.scales.data(),
+          scores_.data(),  tile_size};
       if (search_.metric == Metric::l2) {
         simd_.l2(panel);
       } else {
@@ -195,30 +206,39 @@ class Scorer {
         simd_.dot(panel);
       }
       const std::span<const int64_t> tile = ids.subspan(at, n);
-      if (search_.metric != Metric::l2) turn_into_distances(tile);
+      if (search_.metric == Metric::ip) turn_into_distances(tile, tile_size);
+      if (search_.metric == Metric::cosine) turn_into_cosines(tile);
       for (size_t q = 0; q < n_queries_; ++q) {
-        take(q, std::span<const float>(scores_).subspan(q * tile_vectors, n), tile);
+        take(q, std::span<const float>(scores_).subspan(q * tile_size, n), tile);
       }
     }
   }
 
-  void turn_into_distances(std::span<const int64_t> ids) {
-    std::array<float, tile_vectors> scales;
-    for (size_t i = 0; i < ids.size(); ++i) {
-      scales[i] = vectors_.scales.empty() ? 1.0F : vectors_.scales[static_cast<size_t>(ids[i])];
-      if (search_.metric == Metric::cosine) norms_[i] = std::sqrt(norms_[i]) * scales[i];
+  void turn_into_distances(std::span<const int64_t> ids, size_t tile_size) {
+    std::array<float, lone_vectors> scales;
+    gather_scales(ids, scales);
+    for (size_t q = 0; q < n_queries_; ++q) {
+      float* scores = scores_.data() + q * tile_size;
+      for (size_t i = 0; i < ids.size(); ++i) scores[i] = -(scores[i] * scales[i]);
     }
+  }
+
+  void turn_into_cosines(std::span<const int64_t> ids) {
+    std::array<float, tile_vectors> scales;
+    gather_scales(ids, scales);
+    for (size_t i = 0; i < ids.size(); ++i) norms_[i] = std::sqrt(norms_[i]) * scales[i];
     for (size_t q = 0; q < n_queries_; ++q) {
       float* scores = scores_.data() + q * tile_vectors;
       for (size_t i = 0; i < ids.size(); ++i) {
-        const float dot = scores[i] * scales[i];
-        if (search_.metric == Metric::ip) {
-          scores[i] = -dot;
-        } else {
-          const float norms = query_norms_[q] * norms_[i];
-          scores[i] = 1.0F - (norms > 0.0F ? dot / norms : 0.0F);
-        }
+        const float norms = query_norms_[q] * norms_[i];
+        scores[i] = 1.0F - (norms > 0.0F ? scores[i] * scales[i] / norms : 0.0F);
       }
+    }
+  }
+
+  void gather_scales(std::span<const int64_t> ids, std::span<float> scales) const {
+    for (size_t i = 0; i < ids.size(); ++i) {
+      scales[i] = vectors_.scales.empty() ? 1.0F : vectors_.scales[static_cast<size_t>(ids[i])];
     }
   }
 

@@ -21,7 +21,6 @@ struct Avx512 {
   static reg load(const int8_t* p, size_t n) { return widen(_mm_maskz_loadu_epi8(first_lanes(n), p)); }
   static reg add(reg a, reg b) { return _mm512_add_ps(a, b); }
   static reg sub(reg a, reg b) { return _mm512_sub_ps(a, b); }
-  static reg mul(reg a, reg b) { return _mm512_mul_ps(a, b); }
   static reg fma(reg a, reg b, reg c) { return _mm512_fmadd_ps(a, b, c); }
   static float sum(reg a) { return _mm512_reduce_add_ps(a); }
 

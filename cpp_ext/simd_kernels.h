@@ -18,6 +18,7 @@ enum class Form { dot, l2, norm };
 inline constexpr size_t line_bytes = 64;
 inline constexpr size_t ahead_bytes =
     12288;  // of 2 to 16 KiB tried: the best for rows in memory, within 5 % for rows in cache
+inline constexpr size_t stream_row_bytes = 512;  // of 64 to 3,136 tried: above, one row at a time is faster
 
 template <class V, Form form, int R, int Q, bool prefetch, class T>
 [[gnu::always_inline]] inline void score_block(const Panel<T>& panel, size_t first_id, size_t first_query,
@@ -28,7 +29,7 @@ template <class V, Form form, int R, int Q, bool prefetch, class T>
   const T* rows[R];
   const char* next[R];
   const float* queries[Q];
-  reg scale[R];
+  reg minus_scale[R];
   reg sums[2][R][Q];
   for (int r = 0; r < R; ++r) {
     const int64_t id = panel.ids[first_id + r];
@@ -37,7 +38,9 @@ template <class V, Form form, int R, int Q, bool prefetch, class T>
       next[r] =
           reinterpret_cast<const char*>(panel.vectors + static_cast<size_t>(panel.ids[first_id + ahead + r]) * dim);
     }
-    if constexpr (form == Form::l2 && sizeof(T) == 1) scale[r] = V::broadcast(panel.scales ? panel.scales[id] : 1.0F);
+    if constexpr (form == Form::l2 && sizeof(T) == 1) {
+      minus_scale[r] = V::broadcast(panel.scales ? -panel.scales[id] : -1.0F);
+    }
     for (int q = 0; q < Q; ++q) sums[0][r][q] = sums[1][r][q] = V::zero();
   }
   for (int q = 0; q < Q; ++q) {
@@ -46,10 +49,7 @@ template <class V, Form form, int R, int Q, bool prefetch, class T>
 
   const auto step = [&](size_t i, int half, auto load) __attribute__((always_inline)) {
     reg row[R];
-    for (int r = 0; r < R; ++r) {
-      row[r] = load(rows[r] + i);
-      if constexpr (form == Form::l2 && sizeof(T) == 1) row[r] = V::mul(row[r], scale[r]);
-    }
+    for (int r = 0; r < R; ++r) row[r] = load(rows[r] + i);
     for (int q = 0; q < Q; ++q) {
       reg query = V::zero();
       if constexpr (form != Form::norm) query = load(queries[q] + i);
@@ -57,7 +57,12 @@ template <class V, Form form, int R, int Q, bool prefetch, class T>
         if constexpr (form == Form::dot) sums[half][r][q] = V::fma(query, row[r], sums[half][r][q]);
         if constexpr (form == Form::norm) sums[half][r][q] = V::fma(row[r], row[r], sums[half][r][q]);
         if constexpr (form == Form::l2) {
-          const reg gap = V::sub(query, row[r]);
+          reg gap;
+          if constexpr (sizeof(T) == 1) {
+            gap = V::fma(row[r], minus_scale[r], query);
+          } else {
+            gap = V::sub(query, row[r]);
+          }
           sums[half][r][q] = V::fma(gap, gap, sums[half][r][q]);
         }
       }
@@ -98,7 +103,7 @@ template <class V, Form form, int R, int Q, bool prefetch, class T>
   }
 }
 
-template <class V, Form form, int R, int Q, class T>
+template <class V, Form form, int R, int Q, bool prefetch, class T>
 [[gnu::always_inline]] inline void score_queries(const Panel<T>& panel, size_t first_query) {
   const size_t row_bytes = panel.dim * sizeof(T);
   size_t ahead = (ahead_bytes + row_bytes - 1) / row_bytes;
@@ -106,25 +111,38 @@ template <class V, Form form, int R, int Q, class T>
   const size_t limit = panel.n_ids + (first_query == 0 ? panel.n_ahead : 0);
   size_t i = 0;
   for (; i + R <= panel.n_ids; i += R) {
-    if (first_query == 0 && i + ahead + R <= limit) {
-      score_block<V, form, R, Q, true>(panel, i, first_query, ahead);
-    } else {
-      score_block<V, form, R, Q, false>(panel, i, first_query, 0);
+    if constexpr (prefetch) {
+      if (first_query == 0 && i + ahead + R <= limit) {
+        score_block<V, form, R, Q, true>(panel, i, first_query, ahead);
+        continue;
+      }
     }
+    score_block<V, form, R, Q, false>(panel, i, first_query, 0);
   }
   for (; i < panel.n_ids; ++i) score_block<V, form, 1, Q, false>(panel, i, first_query, 0);
 }
 
+// Whether one query meets long rows that follow one another: hardware fetches one stream of them by itself, faster than
+// several side by side with prefetches. Rows of int8_t stay side by side: they are bound by arithmetic.
+template <class V>
+bool is_stream(const Panel<float>& panel) {
+  return panel.n_queries <= 1 && panel.n_ids != 0 && panel.dim * sizeof(float) >= stream_row_bytes &&
+         panel.ids[panel.n_ids - 1] - panel.ids[0] == static_cast<int64_t>(panel.n_ids) - 1;
+}
+
 template <class V, Form form, class T>
 void score(const Panel<T>& panel) {
+  if constexpr (sizeof(T) == 4) {
+    if (is_stream<V>(panel)) return score_queries<V, form, 1, 1, false>(panel, 0);
+  }
   if constexpr (form == Form::norm) {
-    score_queries<V, form, V::solo_rows, 1>(panel, 0);
+    score_queries<V, form, V::solo_rows, 1, true>(panel, 0);
   } else {
     size_t query = 0;
     for (; query + V::queries <= panel.n_queries; query += V::queries) {
-      score_queries<V, form, V::rows, V::queries>(panel, query);
+      score_queries<V, form, V::rows, V::queries, true>(panel, query);
     }
-    for (; query < panel.n_queries; ++query) score_queries<V, form, V::solo_rows, 1>(panel, query);
+    for (; query < panel.n_queries; ++query) score_queries<V, form, V::solo_rows, 1, true>(panel, query);
   }
 }
 

@@ -28,7 +28,6 @@ struct Neon {
   }
   static reg add(reg a, reg b) { return vaddq_f32(a, b); }
   static reg sub(reg a, reg b) { return vsubq_f32(a, b); }
-  static reg mul(reg a, reg b) { return vmulq_f32(a, b); }
   static reg fma(reg a, reg b, reg c) { return vfmaq_f32(c, a, b); }
   static float sum(reg a) { return vaddvq_f32(a); }
 

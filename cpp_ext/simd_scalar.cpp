@@ -35,10 +35,6 @@ struct Scalar {
     for (size_t i = 0; i < lanes; ++i) a.lane[i] -= b.lane[i];
     return a;
   }
-  static reg mul(reg a, reg b) {
-    for (size_t i = 0; i < lanes; ++i) a.lane[i] *= b.lane[i];
-    return a;
-  }
   static reg fma(reg a, reg b, reg c) {
     for (size_t i = 0; i < lanes; ++i) c.lane[i] += a.lane[i] * b.lane[i];
     return c;

@@ -38,6 +38,8 @@ class TopK {
 
   bool admits(const Neighbor& neighbor) const { return nearer(neighbor, bound_); }
 
+  const Neighbor& bound() const { return bound_; }  // what is not nearer is not admitted
+
   // Expects admits(neighbor).
   void push(const Neighbor& neighbor) {
     if (kept_.size() < k_) {
