@@ -135,19 +135,28 @@ def test_threads_do_not_change_the_answer(threads: int) -> None:
         np.testing.assert_array_equal(alone[1], together[1])
 
 
-def test_an_answer_does_not_depend_on_its_batch() -> None:
+@pytest.mark.parametrize("dim", [67, 128, 201])
+@pytest.mark.parametrize("dtype", [np.float32, np.int8])
+def test_an_answer_depends_neither_on_its_batch_nor_on_the_other_rows(dim: int, dtype: type[np.generic]) -> None:
     rng = np.random.default_rng(6)
-    vectors = rng.standard_normal((500, 67)).astype(np.float32)
-    queries = rng.standard_normal((70, 67)).astype(np.float32)
+    vectors = rng.uniform(-128, 128, (500, dim)).astype(dtype)
+    scales = rng.uniform(0.5, 1.5, 500).astype(np.float32) if dtype is np.int8 else None
+    queries = rng.standard_normal((70, dim)).astype(np.float32)
+    mask = native.new_bitmap(500)
+    native.set_rows(mask, rng.choice(500, 250, replace=False))
     for metric in ("ip", "cosine", "l2"):
-        rows, distances = native.scan(vectors, queries, 9, metric=metric)
+        rows, distances = native.scan(vectors, queries, 500, metric=metric, scales=scales)
         for q in (0, 1, 63, 69):
-            alone = native.scan(vectors, queries[q : q + 1], 9, metric=metric)
+            alone = native.scan(vectors, queries[q : q + 1], 500, metric=metric, scales=scales)
             np.testing.assert_array_equal(alone[0][0], rows[q])
             np.testing.assert_array_equal(alone[1][0], distances[q])
-        again = native.rescore(vectors, queries, rows, 9, metric=metric)
-        np.testing.assert_array_equal(again[0], rows)
-        np.testing.assert_array_equal(again[1], distances)
+            some = native.scan(vectors, queries[q : q + 1], 250, metric=metric, scales=scales, mask=mask)
+            is_chosen = np.isin(rows[q], native.rows_of(mask, 500))
+            np.testing.assert_array_equal(some[0][0], rows[q][is_chosen])
+            np.testing.assert_array_equal(some[1][0], distances[q][is_chosen])
+        again = native.rescore(vectors, queries, rows, 9, metric=metric, scales=scales)
+        np.testing.assert_array_equal(again[0], rows[:, :9])
+        np.testing.assert_array_equal(again[1], distances[:, :9])
 
 
 def test_returned_arrays_outlive_the_call() -> None:
