@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import harness
 import numpy as np
@@ -141,7 +141,8 @@ class Likewise(Peer):
     name, package, module = "likewise", "likewise", "matching"
     efforts = (0.9, 0.95, 0.99, 4, 6, 8, *GRAPH_EFFORTS)
     filters = True
-    resident: ClassVar[bool] = True
+    layout: ClassVar[Literal["fast", "compact"]] = "fast"
+    memory: ClassVar[Mapping[str, bool]] = {"resident": True}
 
     @classmethod
     def missing(cls) -> str | None:
@@ -162,7 +163,7 @@ class Likewise(Peer):
     def build(self, base: Vectors, metric: str, *, seed: int, threads: int, labels: Mapping[str, Mask]) -> None:
         from matching import GraphIndex
 
-        self.index = GraphIndex.build(base, metric=metric, seed=seed, threads=threads)
+        self.index = GraphIndex.build(base, metric=metric, seed=seed, threads=threads, layout=self.layout)
 
     def keep(self) -> None:
         self.index.save(self.folder / "index")
@@ -170,7 +171,7 @@ class Likewise(Peer):
     def open(self, base: Vectors, metric: str) -> None:
         from matching import GraphIndex
 
-        self.index = GraphIndex.open(self.folder / "index", resident=self.resident)
+        self.index = GraphIndex.open(self.folder / "index", **self.memory)
 
     @staticmethod
     def _dial(effort: float) -> dict[str, float]:
@@ -195,7 +196,16 @@ class LikewiseMapped(Likewise):
 
     name = "likewise-mapped"
     built_as = Likewise.name
-    resident = False
+    memory: ClassVar[Mapping[str, bool]] = {}
+
+
+class LikewiseCompact(Likewise):
+    """In a fifth of the memory: no blocks, and what answers are ranked by stays on disk."""
+
+    name = "likewise-compact"
+    layout = "compact"
+    parameters: ClassVar[Mapping[str, object]] = {"layout": "compact", "ranks_from_disk": True}
+    memory: ClassVar[Mapping[str, bool]] = {"resident": True, "ranks_from_disk": True}
 
 
 class SymphonyQG(Peer):
@@ -851,6 +861,7 @@ PEERS: dict[str, type[Peer]] = {
     for peer in (
         Likewise,
         LikewiseMapped,
+        LikewiseCompact,
         SymphonyQG,
         SymphonyQG8,
         Glass,

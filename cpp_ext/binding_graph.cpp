@@ -1,6 +1,7 @@
 // The graph index in Python. matching.GraphIndex checks arguments and documents; here they are borrowed and the GIL is
 // released for the whole call.
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
@@ -62,11 +63,13 @@ Progress progress_of(const nb::object& callback) {
 }
 
 std::unique_ptr<GraphIndex> build(const Rows& vectors, const std::string& metric, uint64_t seed, size_t degree,
-                                  size_t build_beam, float occlusion, bool packed, size_t threads,
-                                  const nb::object& progress, const std::optional<Matrix<int32_t, 2>>& links,
+                                  size_t build_beam, float occlusion, bool packed, std::pair<float, float> costs,
+                                  size_t threads, const nb::object& progress,
+                                  const std::optional<Matrix<int32_t, 2>>& links,
                                   const std::optional<Matrix<int64_t, 1>>& held_out) {
   auto index = std::make_unique<GraphIndex>(vectors.shape(1), metric_of(metric), seed,
                                             LinkOptions{degree, build_beam, occlusion}, packed);
+  index->set_costs({costs.first, costs.second});
   const Progress report = progress_of(progress);
   const nb::gil_scoped_release released;
   if (links) {
@@ -169,6 +172,7 @@ nb::dict arrays(nb::handle self) {
   out["codes"] = viewing(state.rows.codes, {n, index.padded_dim()}, self);
   out["fine"] = viewing(state.rows.fine, {n, index.padded_dim()}, self);
   out["signs"] = viewing(state.rows.signs, {n, index.sign_stride()}, self);
+  out["sign_blocks"] = viewing(state.rows.sign_blocks, {index.n_sign_blocks(), index.sign_block_stride()}, self);
   out["factors"] = viewing(state.rows.factors, {n, 3}, self);
   out["centre"] = viewing(state.rows.centre, {index.padded_dim()}, self);
   out["neighbors"] = viewing(state.neighbors, {n, index.degree()}, self);
@@ -186,24 +190,31 @@ nb::dict arrays(nb::handle self) {
 std::unique_ptr<GraphIndex> open(size_t dim, const std::string& metric, uint64_t seed, size_t degree, size_t build_beam,
                                  float occlusion, bool packed, float longest, const Matrix<int8_t, 2>& codes,
                                  const Matrix<int8_t, 2>& fine, const Matrix<uint8_t, 2>& signs,
-                                 const Matrix<float, 2>& factors, const Matrix<float, 1>& centre,
-                                 const Matrix<uint32_t, 2>& neighbors, const Matrix<uint8_t, 2>& blocks,
-                                 const Matrix<uint32_t, 1>& entries, const Matrix<uint64_t, 1>& live,
-                                 const Matrix<float, 2>& table, const Matrix<float, 2>& scan_table) {
+                                 const Matrix<uint8_t, 2>& sign_blocks, const Matrix<float, 2>& factors,
+                                 const Matrix<float, 1>& centre, const Matrix<uint32_t, 2>& neighbors,
+                                 const Matrix<uint8_t, 2>& blocks, const Matrix<uint32_t, 1>& entries,
+                                 const Matrix<uint64_t, 1>& live, const Matrix<float, 2>& table,
+                                 const Matrix<float, 2>& scan_table) {
   auto index =
       std::make_unique<GraphIndex>(dim, metric_of(metric), seed, LinkOptions{degree, build_beam, occlusion}, packed);
   const size_t n = codes.shape(0);
   const size_t padded = index->padded_dim();
-  const bool fits = n <= max_graph_rows && codes.shape(1) == padded && fine.shape(0) == n && fine.shape(1) == padded &&
-                    signs.shape(0) == n && signs.shape(1) == index->sign_stride() && factors.shape(0) == n &&
-                    factors.shape(1) == 3 && centre.shape(0) == padded && neighbors.shape(0) == n &&
-                    neighbors.shape(1) == degree && blocks.shape(0) == (packed ? n : 0) &&
-                    blocks.shape(1) == index->block_stride() && live.shape(0) == words_for(n) && table.shape(1) == 4 &&
-                    scan_table.shape(1) == 2;
+  const bool fits =
+      n <= max_graph_rows && codes.shape(1) == padded && fine.shape(0) == n && fine.shape(1) == padded &&
+      signs.shape(0) == n && signs.shape(1) == index->sign_stride() &&
+      sign_blocks.shape(0) == (n + block_rows - 1) / block_rows && sign_blocks.shape(1) == index->sign_block_stride() &&
+      factors.shape(0) == n && factors.shape(1) == 3 && centre.shape(0) == padded && neighbors.shape(0) == n &&
+      neighbors.shape(1) == degree && blocks.shape(0) == (packed ? n : 0) && blocks.shape(1) == index->block_stride() &&
+      live.shape(0) == words_for(n) && table.shape(1) == 4 && scan_table.shape(1) == 2;
   if (!fits) wrong_value("[open] the arrays of the graph do not fit each other; restore the file or build it again");
   GraphIndex::State state;
-  state.rows = {{codes.data(), codes.size()},     {fine.data(), fine.size()},     {signs.data(), signs.size()},
-                {factors.data(), factors.size()}, {centre.data(), centre.size()}, longest};
+  state.rows = {{codes.data(), codes.size()},
+                {fine.data(), fine.size()},
+                {signs.data(), signs.size()},
+                {sign_blocks.data(), sign_blocks.size()},
+                {factors.data(), factors.size()},
+                {centre.data(), centre.size()},
+                longest};
   state.neighbors = {neighbors.data(), neighbors.size()};
   state.blocks = {blocks.data(), blocks.size()};
   state.entries = {entries.data(), entries.size()};
@@ -241,6 +252,15 @@ nb::object compacted(const GraphIndex& index, size_t threads) {
   return nb::make_tuple(std::move(out), owning(std::move(copy), {old_rows.size()}));
 }
 
+nb::tuple measure_costs(GraphIndex& index) {
+  Costs costs;
+  {
+    const nb::gil_scoped_release released;
+    costs = index.measure_costs();
+  }
+  return nb::make_tuple(costs.hop, costs.block);
+}
+
 nb::object restore(const GraphIndex& index, const Matrix<int64_t, 1>& rows) {
   const size_t n = rows.size();
   auto out = uninitialised<float>(n * index.dim());
@@ -257,14 +277,16 @@ void bind_graph(nb::module_& m) {
   using namespace nb::literals;
   nb::class_<GraphIndex>(m, "GraphIndex")
       .def_static("build", build, "vectors"_a, nb::kw_only(), "metric"_a, "seed"_a, "degree"_a, "build_beam"_a,
-                  "occlusion"_a, "packed"_a, "threads"_a, "progress"_a.none(), "links"_a.none(), "held_out"_a.none())
+                  "occlusion"_a, "packed"_a, "costs"_a, "threads"_a, "progress"_a.none(), "links"_a.none(),
+                  "held_out"_a.none())
       // A converted array would die with the call: another dtype is refused.
       .def_static("open", open, nb::kw_only(), "dim"_a, "metric"_a, "seed"_a, "degree"_a, "build_beam"_a, "occlusion"_a,
                   "packed"_a, "longest"_a, "codes"_a.noconvert(), "fine"_a.noconvert(), "signs"_a.noconvert(),
-                  "factors"_a.noconvert(), "centre"_a.noconvert(), "neighbors"_a.noconvert(), "blocks"_a.noconvert(),
-                  "entries"_a.noconvert(), "live"_a.noconvert(), "table"_a.noconvert(), "scan_table"_a.noconvert(),
-                  nb::keep_alive<0, 9>(), nb::keep_alive<0, 10>(), nb::keep_alive<0, 11>(), nb::keep_alive<0, 12>(),
-                  nb::keep_alive<0, 14>(), nb::keep_alive<0, 15>())
+                  "sign_blocks"_a.noconvert(), "factors"_a.noconvert(), "centre"_a.noconvert(),
+                  "neighbors"_a.noconvert(), "blocks"_a.noconvert(), "entries"_a.noconvert(), "live"_a.noconvert(),
+                  "table"_a.noconvert(), "scan_table"_a.noconvert(), nb::keep_alive<0, 9>(), nb::keep_alive<0, 10>(),
+                  nb::keep_alive<0, 11>(), nb::keep_alive<0, 12>(), nb::keep_alive<0, 13>(), nb::keep_alive<0, 15>(),
+                  nb::keep_alive<0, 16>())
       .def_static("first_unfit_row", unfit, "vectors"_a, "limit"_a)
       .def("search", search, "queries"_a, "k"_a, "spread"_a, "margin"_a, "exact"_a, "keep"_a.none(), "threads"_a,
            "trace"_a)
@@ -280,8 +302,13 @@ void bind_graph(nb::module_& m) {
       .def("spread_for_recall", &GraphIndex::spread_for_recall, "recall"_a)
       .def("recall_of", &GraphIndex::recall_of, "spread"_a)
       .def("margin_for_recall", &GraphIndex::margin_for_recall, "recall"_a)
+      .def("rank_from", &GraphIndex::rank_from, "file"_a, "offset"_a)
       .def("load", &GraphIndex::load, nb::call_guard<nb::gil_scoped_release>())
-      .def("measure_costs", &GraphIndex::measure_costs, nb::call_guard<nb::gil_scoped_release>())
+      .def("measure_costs", measure_costs)
+      .def(
+          "set_costs", [](GraphIndex& index, float hop, float block) { index.set_costs({hop, block}); }, "hop"_a,
+          "block"_a)
+      .def_prop_ro("costs", [](const GraphIndex& index) { return std::pair{index.costs().hop, index.costs().block}; })
       .def("n_unreachable", &GraphIndex::n_unreachable)
       .def_prop_ro("longest", [](const GraphIndex& index) { return index.state().rows.longest; })
       .def_prop_ro("metric", [](const GraphIndex& index) { return name_of(index.metric()); })

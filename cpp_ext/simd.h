@@ -63,7 +63,9 @@ struct BlockQuery {
   float offset;
 };
 
+// A block: 32 shifts, 32 slopes, then byte p of row i's signs at [32 p + i].
 inline constexpr size_t block_rows = 32;
+constexpr size_t block_bytes(size_t padded_dim) { return 2 * block_rows * sizeof(float) + block_rows * padded_dim / 8; }
 
 // Of r = x - v: what a block keeps beside its signs.
 struct ResidualSums {

@@ -46,7 +46,10 @@ class GraphParams:
         padded = -(-dim // 64) * 64
         signs = padded // 8 + 12
         beside_links = -(-self.degree // 32) * 32 * (padded // 8 + 8) if self.layout == "fast" else 0
-        return 2 * padded + 12 + (32 if signs <= 32 else -(-signs // 64) * 64) + 4 * self.degree + beside_links
+        in_blocks = padded // 8 + 8
+        return (
+            2 * padded + 12 + (32 if signs <= 32 else -(-signs // 64) * 64) + in_blocks + 4 * self.degree + beside_links
+        )
 
 
 Params: TypeAlias = GraphParams | HnswParams | IvfPqParams

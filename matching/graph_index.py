@@ -52,6 +52,7 @@ _ARRAYS = (
     "codes",
     "fine",
     "signs",
+    "sign_blocks",
     "factors",
     "centre",
     "neighbors",
@@ -83,6 +84,16 @@ class Trace:
     plans: list[Plan]
     n_expanded: NDArray[np.int32]
     """Rows whose links were followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What the choice between graph and scan weighs, in the time that the signs of one row are read in."""
+
+    hop: float = 90.0
+    """Following the links of a row."""
+    block: float = 8.0
+    """Bounding 32 rows that follow each other by their signs."""
 
 
 class GraphIndex:
@@ -119,6 +130,7 @@ class GraphIndex:
         degree: int = DEFAULT_DEGREE,
         build_beam: int = DEFAULT_BUILD_BEAM,
         layout: Layout = "fast",
+        costs: Costs | None = None,
         held_out: ArrayLike | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> GraphIndex:
@@ -133,6 +145,8 @@ class GraphIndex:
             build_beam: candidates that a row's links are chosen from; more is a better graph and a slower build.
             layout: "fast" keeps the signs of a row's links beside them, 32 * (d / 8 + 8) bytes a row at degree 32;
                 "compact" does without and takes a fifth to a third longer for a search.
+            costs: what is weighed against each other, as `calibrate` measured it; those of a common server if None. They
+                say how much effort is worth measuring, and are saved.
             held_out: rows that no search finds, as if deleted, until `join` adds them: queries that measure a graph
                 which has not seen them.
             progress: called with the number of rows linked so far; what it raises ends the build, and so does Ctrl-C.
@@ -141,7 +155,7 @@ class GraphIndex:
             InvalidInput: vectors, metric, held_out or a number is not as stated.
             MissingExtra: the native module is not there.
         """
-        return cls._build(vectors, None, metric, seed, threads, degree, build_beam, layout, held_out, progress)
+        return cls._build(vectors, None, metric, seed, threads, degree, build_beam, layout, costs, held_out, progress)
 
     @classmethod
     def from_links(
@@ -154,6 +168,7 @@ class GraphIndex:
         threads: int = 1,
         degree: int = DEFAULT_DEGREE,
         layout: Layout = "fast",
+        costs: Costs | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> GraphIndex:
         """Take the links of a graph built elsewhere, for instance on a GPU; more than `degree` a row are thinned out.
@@ -167,7 +182,7 @@ class GraphIndex:
         """
         given = np.ascontiguousarray(links, np.int32)
         beam = max(DEFAULT_BUILD_BEAM, degree)
-        return cls._build(vectors, given, metric, seed, threads, degree, beam, layout, None, progress)
+        return cls._build(vectors, given, metric, seed, threads, degree, beam, layout, costs, None, progress)
 
     @classmethod
     def _build(
@@ -180,6 +195,7 @@ class GraphIndex:
         degree: int,
         build_beam: int,
         layout: Layout,
+        costs: Costs | None,
         held_out: ArrayLike | None,
         progress: Callable[[int], None] | None,
     ) -> GraphIndex:
@@ -206,6 +222,7 @@ class GraphIndex:
             build_beam=build_beam,
             occlusion=OCCLUSION,
             packed=layout == "fast",
+            costs=_checked(costs or Costs()),
             threads=threads,
             progress=progress,
             links=links,
@@ -378,7 +395,7 @@ class GraphIndex:
             arrays = {name: np.asarray(array) for name, array in native.arrays().items()}
             shape = [FORMAT, native.dim, _METRICS.index(cast("Metric", native.metric)), self._seed, native.degree]
             arrays["shape"] = np.array([*shape, self._build_beam, native.packed], np.int64)
-            arrays["scalars"] = np.array([self._occlusion, native.longest], np.float32)
+            arrays["scalars"] = np.array([self._occlusion, native.longest, *native.costs], np.float32)
             temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
             try:
                 write_container(temporary, KIND, arrays)
@@ -390,7 +407,14 @@ class GraphIndex:
             sync(target.parent)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, verify: bool = False, resident: bool = False) -> GraphIndex:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        verify: bool = False,
+        resident: bool = False,
+        ranks_from_disk: bool = False,
+    ) -> GraphIndex:
         """Map a sealed file; its pages come as they are needed, and the first mutation copies them.
 
         Args:
@@ -398,6 +422,8 @@ class GraphIndex:
                 search of a damaged file may answer wrongly but never reads outside it.
             resident: copy it into memory of its own, in huge pages where the system gives them: slower to open, faster
                 to search. A mapped file leaves to the system which of its pages stay in memory.
+            ranks_from_disk: the eight finer bits a coordinate, which only rows that may be answered are ranked by, stay in
+                the file and are read for each answer, until the first mutation: less memory, some microseconds a query.
 
         Raises:
             CorruptArtifact: the file is not what was sealed.
@@ -413,12 +439,12 @@ class GraphIndex:
                     f"[open] {file.name}: graph format {fmt} is not {FORMAT}, the one this program reads; build it again"
                 )
             dim, metric, seed, degree, build_beam, packed = shape
-            occlusion, longest = scalars = [float(value) for value in arrays["scalars"].astype(np.float32)]
+            occlusion, longest, hop, block = scalars = [float(value) for value in arrays["scalars"].astype(np.float32)]
         except (KeyError, ValueError) as error:
             raise CorruptArtifact(f"[open] {file.name}: its settings are damaged ({error}); build it again") from error
         sane = 1 <= dim <= MAX_DIM and 0 <= metric < len(_METRICS) and seed >= 0 and 8 <= degree <= 128
         sane = sane and degree <= build_beam <= 4096 and packed in (0, 1)
-        if not sane or not all(np.isfinite(scalars)) or longest <= 0:
+        if not sane or not all(np.isfinite(scalars)) or min(longest, hop, block) <= 0:
             raise CorruptArtifact(f"[open] {file.name}: settings {shape}, {scalars} are out of range; build it again")
         try:
             opened = native.open(
@@ -434,21 +460,24 @@ class GraphIndex:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptArtifact(f"[open] {file.name}: its arrays do not fit each other; build it again") from error
+        opened.set_costs(hop, block)
+        if ranks_from_disk:
+            with file.open("rb") as handle:
+                opened.rank_from(handle.fileno(), _offset(arrays["fine"]))
         if resident:
             opened.load()
             for name in _ARRAYS:
                 _forget_pages(arrays[name])
         return cls(opened, seed=seed, build_beam=build_beam, occlusion=occlusion)
 
-    def calibrate(self) -> float:
-        """Measure on this machine what following links costs against reading signs, for the choice between both.
+    def calibrate(self) -> Costs:
+        """Measure `costs` on this machine, in some tens of milliseconds; searches plan by them from then on."""
+        return Costs(*self._native.measure_costs())
 
-        Takes some tens of milliseconds. What is measured holds for this object and is not saved.
-
-        Returns:
-            Rows whose signs are read in the time that one row's links take.
-        """
-        return self._native.measure_costs()
+    @property
+    def costs(self) -> Costs:
+        """What searches plan by; saved with the index."""
+        return Costs(*self._native.costs)
 
     def __len__(self) -> int:
         """Return the number of live rows."""
@@ -500,13 +529,31 @@ def _native() -> NativeGraphClass:
         ) from error
 
 
-def _forget_pages(array: NDArray[np.generic]) -> None:
-    """Take a mapped file's pages out of this process's memory; they come back when they are read."""
+def _checked(costs: Costs) -> tuple[float, float]:
+    if not (0 < costs.hop < np.inf and 0 < costs.block < np.inf):
+        raise InvalidInput(f"[build] costs are {costs}; expected numbers above 0")
+    return costs.hop, costs.block
+
+
+def _mapping(array: NDArray[np.generic]) -> mmap.mmap | None:
     base: object = array
     while isinstance(base, (np.ndarray, memoryview)):
         base = base.base if isinstance(base, np.ndarray) else base.obj
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
+    return base if isinstance(base, mmap.mmap) else None
+
+
+def _offset(array: NDArray[np.generic]) -> int:
+    """Return where in its mapped file an array begins."""
+    mapping = _mapping(array)
+    assert mapping is not None
+    return int(array.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data)
+
+
+def _forget_pages(array: NDArray[np.generic]) -> None:
+    """Take a mapped file's pages out of this process's memory; they come back when they are read."""
+    mapping = _mapping(array)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def _check_vectors(

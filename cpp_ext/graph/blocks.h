@@ -24,9 +24,6 @@
 
 namespace likewise {
 
-// Bytes of one block.
-constexpr size_t block_bytes(size_t padded_dim) { return 2 * block_rows * sizeof(float) + block_rows * padded_dim / 8; }
-
 // A block of at most 32 links of the point v whose gap and own part of D are given, or of the centre: zeros.
 void encode_block(const QuantizedRows& rows, const float* gap, float own, std::span<const uint32_t> links,
                   unsigned char* out);

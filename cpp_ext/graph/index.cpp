@@ -1,6 +1,7 @@
 #include "graph/index.h"
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <cmath>
 #include <limits>
@@ -61,6 +62,7 @@ struct GraphIndex::Scratch {
   std::vector<uint32_t> rows;
   std::vector<float> distances;
   std::vector<int32_t> dots;
+  std::vector<int8_t> fine;
 };
 
 // A scratch of the pool for the length of a call.
@@ -346,7 +348,7 @@ void GraphIndex::calibrate(std::span<const uint32_t> held_out, size_t n_threads)
     const double expanded = std::accumulate(n_expanded.begin(), n_expanded.end(), 0.0) / static_cast<double>(n);
     table_.push_back({spread, static_cast<float>(expanded), mean, low});
     // Beyond this a scan is cheaper, and as good.
-    if (mean > complete || 2 * expanded * scans_a_hop_ > static_cast<double>(n_live_)) break;
+    if (mean > complete || 2 * expanded * costs_.load().hop > scan_cost()) break;
   }
 
   // A scan reads every row: fewer queries will do.
@@ -365,7 +367,7 @@ float GraphIndex::spread_for_effort(float effort) const {
   const std::shared_lock lock(mutex_);
   if (table_.empty()) return 1.2F + effort / 1000;
   if (effort <= table_.front().n_expanded) return table_.front().spread;
-  const bool is_scan_cheaper = effort * scans_a_hop_ > static_cast<float>(n_live_);
+  const bool is_scan_cheaper = effort * costs_.load().hop > scan_cost();
   if (effort > table_.back().n_expanded && (is_cut() || is_scan_cheaper)) return std::numeric_limits<float>::max();
   for (size_t i = 1; i < table_.size(); ++i) {
     const Operating& low = table_[i - 1];
@@ -413,6 +415,11 @@ float GraphIndex::margin_for_recall(float recall) const {
   return scan_table_.empty() ? margins[std::size(margins) - 3] : scan_table_.back().margin;
 }
 
+// What a scan of all rows costs, in signs read one by one; without a lock.
+float GraphIndex::scan_cost() const {
+  return std::min(static_cast<float>(n_live_), static_cast<float>(rows_.n_blocks()) * costs_.load().block);
+}
+
 // How many rows a search of this spread follows; without a lock.
 float GraphIndex::expansion(float spread) const {
   if (table_.empty()) return 64 * std::max(1.0F, spread / 1.3F);
@@ -456,19 +463,30 @@ void GraphIndex::search_some(GraphSearch search, size_t first, size_t last, Neig
   }
 
   const size_t k = std::min(search.k, n_keep);
-  const auto n_scans = static_cast<float>(n_keep);
+  // What a scan costs, in signs read one by one: where many follow each other they are read in blocks.
+  size_t n_blocks = rows_.n_blocks();
+  if (search.keep != nullptr) {
+    n_blocks = 0;
+    for (size_t w = 0; w < words_for(n); ++w) {
+      const uint64_t word = search.keep[w];
+      n_blocks += static_cast<size_t>((word & 0xffffffff) != 0) + static_cast<size_t>(word >> 32 != 0);
+    }
+  }
+  const Costs costs = costs_;
+  const float block_scans = static_cast<float>(n_blocks) * costs.block;
+  const bool by_blocks = block_scans < static_cast<float>(n_keep);
+  const float n_scans = std::min(static_cast<float>(n_keep), block_scans);
   const float graph_margin = is_packed() ? block_margin : row_margin;
   const float hops = expansion(search.spread);
-  const float scans_a_hop = scans_a_hop_;
   // Under a filter, the share of rows that pass where the query lies is not the share of all: a short walk tells.
   const bool by_graph =
       !search.is_exact && (search.is_walk || (n_keep > tiny && k < n_keep / 4 &&
-                                              (is_filtered ? 4 * probe_hops : hops) * scans_a_hop < n_scans));
+                                              (is_filtered ? 4 * probe_hops : hops) * costs.hop < n_scans));
   // The spread was measured by the distance of the tenth: by a nearer one a walk would stop too early.
   const size_t n_nearest = std::max(k, std::min(calibrated_k, n_keep));
   WalkLimits limits{n_nearest, std::max(beam_size, 2 * k), search.spread, std::numeric_limits<size_t>::max()};
   // A walk that has cost two scans ends in one: among equal rows there is no end.
-  const auto cost_of_scan = static_cast<size_t>(n_scans / scans_a_hop);
+  const auto cost_of_scan = static_cast<size_t>(n_scans / costs.hop);
   if (!search.is_walk) limits.max_expanded = is_filtered ? static_cast<size_t>(probe_hops) : 2 * cost_of_scan + 1;
   const auto walk_on = [&scratch](size_t width) {
     for (size_t n_open = width; n_open > 0;) {
@@ -490,8 +508,8 @@ void GraphIndex::search_some(GraphSearch search, size_t first, size_t last, Neig
       for (size_t i = 0; is_filtered && i < width; ++i) {
         Walk& walk = scratch.walks[i];
         if (!walk.was_cut()) continue;
-        const float share = walk.kept_share(n_scans / static_cast<float>(n));
-        if (hops / share * scans_a_hop < n_scans) walk.resume(cost_of_scan);
+        const float share = walk.kept_share(static_cast<float>(n_keep) / static_cast<float>(n));
+        if (hops / share * costs.hop < n_scans) walk.resume(cost_of_scan);
       }
       walk_on(width);
     }
@@ -505,7 +523,7 @@ void GraphIndex::search_some(GraphSearch search, size_t first, size_t last, Neig
         answer(search, query, walk.nearest(), scratch, at + i, out);
       } else {
         if (by_graph) rows_.aim(query, search.margin);
-        search_scan(search, query, n_keep, scratch);
+        search_scan(search, query, n_keep, by_blocks, scratch);
         answer(search, query, scratch.nearest, scratch, at + i, out);
       }
       if (!trace.plans.empty()) {
@@ -519,7 +537,7 @@ void GraphIndex::search_some(GraphSearch search, size_t first, size_t last, Neig
 }
 
 // Signs of all rows asked for, codes of those that may be among the nearest; into scratch.nearest.
-void GraphIndex::search_scan(const GraphSearch& search, const PreparedQuery& query, size_t n_keep,
+void GraphIndex::search_scan(const GraphSearch& search, const PreparedQuery& query, size_t n_keep, bool by_blocks,
                              Scratch& scratch) const {
   const size_t k = std::min(search.k, n_keep);
   Shortlist& nearest = scratch.nearest;
@@ -527,25 +545,50 @@ void GraphIndex::search_scan(const GraphSearch& search, const PreparedQuery& que
   scratch.rows.resize(3 * scan_chunk);
   scratch.distances.resize(scan_chunk);
   scratch.dots.resize(scan_chunk);
-  uint32_t* pieces[2] = {scratch.rows.data(), scratch.rows.data() + scan_chunk};
   uint32_t* likely = scratch.rows.data() + 2 * scan_chunk;
-  size_t n_pieces[2] = {0, 0};
+  size_t n_likely = 0;
   float limit = std::numeric_limits<float>::infinity();
-  const auto score = [&](const uint32_t* rows, size_t n) {
-    rows_.distances(query, rows, n, scratch.dots.data(), scratch.distances.data());
-    for (size_t i = 0; i < n; ++i) {
+  // The likely rows of the piece before: their codes have had time to come.
+  const auto score = [&] {
+    rows_.distances(query, likely, n_likely, scratch.dots.data(), scratch.distances.data());
+    for (size_t i = 0; i < n_likely; ++i) {
       if (!(scratch.distances[i] < limit)) continue;
-      nearest.insert(candidate_of(scratch.distances[i], rows[i]));
+      nearest.insert(candidate_of(scratch.distances[i], likely[i]));
       // Candidates at the edge are kept for the re-ranking too.
       if (nearest.size() >= k + n_spare / 4) limit = distance_of(nearest[k + n_spare / 4 - 1]);
     }
-  };
-  size_t n_likely = 0;
-  const auto bound = [&](const uint32_t* rows, size_t n) {
-    float bounds[scan_chunk];
-    rows_.bounds(query, rows, n, bounds);
-    score(likely, n_likely);  // of the piece before: its codes have had time to come
     n_likely = 0;
+  };
+  float bounds[scan_chunk];
+  const size_t n_words = words_for(n_rows_);
+
+  if (by_blocks) {
+    static_assert(scan_chunk == word_bits && word_bits == 2 * block_rows);
+    const auto is_below = simd().compare_f32[static_cast<size_t>(Operator::less)];
+    std::fill_n(bounds, scan_chunk, std::numeric_limits<float>::infinity());
+    for (size_t w = 0; w < n_words; ++w) {
+      const uint64_t asked = live_bits(w, n_rows_) & (search.keep == nullptr ? ~uint64_t{0} : search.keep[w]);
+      if (asked == 0) continue;
+      rows_.block_bounds(query, 2 * w, bounds);
+      if (2 * w + 1 < rows_.n_blocks()) rows_.block_bounds(query, 2 * w + 1, bounds + block_rows);
+      uint64_t passing = asked;
+      is_below(bounds, limit, &passing, 1);
+      score();
+      for (; passing != 0; passing &= passing - 1) {
+        const auto row = static_cast<uint32_t>(w * word_bits + static_cast<size_t>(std::countr_zero(passing)));
+        rows_.prefetch_code(row);
+        likely[n_likely++] = row;
+      }
+    }
+    score();
+    return;
+  }
+
+  uint32_t* pieces[2] = {scratch.rows.data(), scratch.rows.data() + scan_chunk};
+  size_t n_pieces[2] = {0, 0};
+  const auto bound = [&](const uint32_t* rows, size_t n) {
+    rows_.bounds(query, rows, n, bounds);
+    score();
     for (size_t i = 0; i < n; ++i) {
       likely[n_likely] = rows[i];
       if (!(bounds[i] < limit)) continue;
@@ -566,11 +609,11 @@ void GraphIndex::search_scan(const GraphSearch& search, const PreparedQuery& que
   if (search.keep == nullptr) {
     for (size_t row = 0; row < n_rows_; ++row) push(static_cast<int64_t>(row));
   } else {
-    for_each_row({search.keep, words_for(n_rows_)}, n_rows_, 0, words_for(n_rows_), push);
+    for_each_row({search.keep, n_words}, n_rows_, 0, n_words, push);
   }
   bound(pieces[turn ^ 1], n_pieces[turn ^ 1]);
   bound(pieces[turn], n_pieces[turn]);
-  score(likely, n_likely);
+  score();
 }
 
 // The candidates that can be among the k nearest, by their 16-bit form.
@@ -586,9 +629,11 @@ void GraphIndex::answer(const GraphSearch& search, const PreparedQuery& query, c
   }
   for (size_t i = 0; i < n_likely; ++i) rows_.prefetch_fine(row_of(nearest[i]));
   scratch.answers.clear();
+  scratch.fine.resize(rows_.padded_dim());
   for (size_t i = 0; i < n_likely; ++i) {
     const uint32_t row = row_of(nearest[i]);
-    const Neighbor neighbor{rows_.answer(query, row), static_cast<int64_t>(row)};
+    const int8_t* fine = rows_.fetch_fine(row, scratch.fine.data());
+    const Neighbor neighbor{rows_.answer(query, row, fine), static_cast<int64_t>(row)};
     if (nearer(neighbor, no_neighbor)) scratch.answers.push_back(neighbor);  // not the NaN of a damaged file
   }
   std::sort(scratch.answers.begin(), scratch.answers.end(), nearer);
@@ -737,18 +782,18 @@ std::unique_ptr<GraphIndex> GraphIndex::compacted(size_t n_threads, std::vector<
   for (size_t w = 0; w < out->live_.size(); ++w) out->live_[w] = live_bits(w, n);
   out->table_ = table_;
   out->scan_table_ = scan_table_;
-  out->scans_a_hop_ = scans_a_hop_.load();
+  out->costs_ = costs_.load();
   out->choose_entries();
   connect(out->graph(n), out->neighbors_.writable(), nullptr, linker);
   out->pack(n_threads);
   return out;
 }
 
-float GraphIndex::measure_costs() {
+Costs GraphIndex::measure_costs() {
   constexpr size_t n_queries = 32;
   constexpr int repeats = 3;
   const size_t n = size();
-  if (n_live() < 4 * tiny) return scans_a_hop_;
+  if (n_live() < 4 * tiny) return costs_;
   std::vector<float> queries(n_queries * rows_.dim());
   Random random(seed_ + 2);
   for (size_t i = 0; i < n_queries; ++i) restore(random.below(n), queries.data() + i * rows_.dim());
@@ -756,7 +801,8 @@ float GraphIndex::measure_costs() {
   std::vector<float> distances(n_queries * calibrated_k);
   std::vector<int32_t> n_expanded(n_queries);
   std::vector<uint64_t> some(words_for(n));
-  for (size_t row = 0; row < n; row += std::max<size_t>(1, n / 20'000)) {
+  // So far apart that signs are read one by one.
+  for (size_t row = 0; row < n; row += std::max<size_t>(8, n / 20'000)) {
     some[row / word_bits] |= uint64_t{1} << (row % word_bits);
   }
   const auto seconds = [&](const GraphSearch& request) {
@@ -778,8 +824,13 @@ float GraphIndex::measure_costs() {
   request.n_keep_words = some.size();
   const double scanned = seconds(request);
   const auto n_scanned = static_cast<double>(n_queries * count(some, n));
-  scans_a_hop_ = static_cast<float>(std::clamp(walked / std::max(hops, 1.0) / (scanned / n_scanned), 10.0, 1000.0));
-  return scans_a_hop_;
+  request.keep = nullptr;
+  const double in_blocks = seconds(request) / static_cast<double>(n_queries * rows_.n_blocks());
+  const double sign = scanned / n_scanned;
+  const double hop = walked / std::max(hops, 1.0) / sign;
+  const double block = in_blocks / sign;
+  costs_ = Costs{static_cast<float>(std::clamp(hop, 10.0, 1000.0)), static_cast<float>(std::clamp(block, 1.0, 32.0))};
+  return costs_;
 }
 
 size_t GraphIndex::n_unreachable() const {
@@ -816,10 +867,16 @@ void GraphIndex::open(const State& state) {
   n_live_ = count(live_, n_rows_);
 }
 
+void GraphIndex::rank_from(int file, uint64_t offset) {
+  const std::lock_guard writer(writer_);
+  const std::unique_lock lock(mutex_);
+  rows_.rank_from(file, offset);
+}
+
 void GraphIndex::load() {
   const std::lock_guard writer(writer_);
   const std::unique_lock lock(mutex_);
-  rows_.resize(rows_.size());
+  rows_.load();
   neighbors_.own();
   blocks_.own();
 }

@@ -30,6 +30,12 @@ struct ScanOperating {
   float recall_low;
 };
 
+// What following one row's links and bounding one block of 32 rows cost, in signs read one by one.
+struct Costs {
+  float hop = 90;  // as measured at 384 dimensions on a CPU with 32 MB of cache
+  float block = 8;
+};
+
 struct GraphSearch {
   std::span<const float> queries;  // [n_queries, dim]
   size_t n_queries;
@@ -90,6 +96,8 @@ class GraphIndex {
   // The memory is borrowed until the first mutation copies it. Sizes are the caller's to check; contents are not
   // trusted.
   void open(const State& state);
+  // Of a file opened: what answers are ranked by is read from it, `fine` at `offset`, until the first mutation.
+  void rank_from(int file, uint64_t offset);
   void load();          // copies what is borrowed into memory of its own, in huge pages where there are some
   State state() const;  // of an index that nobody mutates meanwhile
 
@@ -98,6 +106,8 @@ class GraphIndex {
   size_t dim() const { return rows_.dim(); }
   size_t padded_dim() const { return rows_.padded_dim(); }
   size_t sign_stride() const { return rows_.sign_stride(); }
+  size_t n_sign_blocks() const { return rows_.n_blocks(); }
+  size_t sign_block_stride() const { return block_bytes(rows_.padded_dim()); }
   size_t degree() const { return options_.degree; }
   bool is_packed() const { return blocks_.stride() != 0; }
   size_t block_stride() const { return blocks_.stride(); }
@@ -113,10 +123,10 @@ class GraphIndex {
   float recall_of(float spread) const;
   float margin_for_recall(float recall) const;
 
-  // How many signs are read in the time that one row's links take, by the clock of this machine; searches plan by it
-  // from then on. It is not part of what is saved.
-  float measure_costs();
-  float scans_a_hop() const { return scans_a_hop_; }
+  Costs costs() const { return costs_; }
+  void set_costs(Costs costs) { costs_ = costs; }
+  // Measures them on this machine; searches plan by them from then on.
+  Costs measure_costs();
 
   // Rows that live but cannot be reached from the entries.
   size_t n_unreachable() const;
@@ -142,11 +152,13 @@ class GraphIndex {
   void pack(size_t n_threads);
   void apply(const LinkUpdates& updates, const HugeArray<unsigned char>& blocks);
   void search_some(GraphSearch search, size_t first, size_t last, Neighbors out, const GraphTrace& trace) const;
-  void search_scan(const GraphSearch& search, const PreparedQuery& query, size_t n_keep, Scratch& scratch) const;
+  void search_scan(const GraphSearch& search, const PreparedQuery& query, size_t n_keep, bool by_blocks,
+                   Scratch& scratch) const;
   void answer(const GraphSearch& search, const PreparedQuery& query, const Shortlist& nearest, Scratch& scratch,
               size_t index, Neighbors out) const;
   void exact(const GraphSearch& search, const PreparedQuery& query, size_t index, Neighbors out) const;
   float expansion(float spread) const;
+  float scan_cost() const;
   bool is_cut() const;  // whether the table ends early, where a scan is cheaper
 
   LinkOptions options_;
@@ -163,7 +175,7 @@ class GraphIndex {
   std::vector<Operating> table_;
   std::vector<ScanOperating> scan_table_;
 
-  std::atomic<float> scans_a_hop_ = 90;  // as measured at 384 dimensions on a CPU with 32 MB of cache
+  std::atomic<Costs> costs_ = Costs{};
 
   mutable FairMutex mutex_;
   std::mutex writer_;

@@ -1,5 +1,8 @@
 #include "graph/rows.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -45,6 +48,20 @@ float step_max(size_t padded) {
 
 }  // namespace
 
+FineFile::FineFile(int file, uint64_t offset) : file_(fcntl(file, F_DUPFD_CLOEXEC, 0)), offset_(offset) {
+#if defined(POSIX_FADV_RANDOM)
+  if (file_ >= 0) posix_fadvise(file_, 0, 0, POSIX_FADV_RANDOM);
+#endif
+}
+
+FineFile::~FineFile() {
+  if (file_ >= 0) close(file_);
+}
+
+bool FineFile::read(uint64_t at, int8_t* out, size_t n) const {
+  return pread(file_, out, n, static_cast<off_t>(offset_ + at)) == static_cast<ssize_t>(n);
+}
+
 QuantizedRows::QuantizedRows(size_t dim, Metric metric, uint64_t seed)
     : rotation_(dim, seed),
       metric_(metric),
@@ -56,20 +73,33 @@ void QuantizedRows::borrow(const Arrays& arrays) {
   codes_.borrow(arrays.codes);
   fine_.borrow(arrays.fine);
   signs_.borrow(arrays.signs);
+  sign_blocks_.borrow(arrays.sign_blocks);
   factors_.borrow({reinterpret_cast<const RowFactors*>(arrays.factors.data()), arrays.factors.size() / 3});
   centre_.assign(arrays.centre.begin(), arrays.centre.end());
   centre_square_ = dot(centre_.data(), centre_.data(), padded_);
   longest_ = arrays.longest;
 }
 
+void QuantizedRows::rank_from(int file, uint64_t offset) { fine_file_ = FineFile(file, offset); }
+
+const int8_t* QuantizedRows::fetch_fine(uint32_t row, int8_t* buffer) const {
+  const bool is_read = fine_file_ && fine_file_.read(static_cast<uint64_t>(row) * padded_, buffer, padded_);
+  return is_read ? buffer : fine_of(row);
+}
+
 QuantizedRows::Arrays QuantizedRows::arrays() const {
-  return {codes_.span(), fine_.span(),
-          signs_.span(), {reinterpret_cast<const float*>(factors_.data()), 3 * factors_.size()},
-          centre_,       longest_};
+  return {codes_.span(),
+          fine_.span(),
+          signs_.span(),
+          sign_blocks_.span(),
+          {reinterpret_cast<const float*>(factors_.data()), 3 * factors_.size()},
+          centre_,
+          longest_};
 }
 
 size_t QuantizedRows::owned_bytes() const {
-  return codes_.owned_bytes() + fine_.owned_bytes() + signs_.owned_bytes() + factors_.owned_bytes();
+  return codes_.owned_bytes() + fine_.owned_bytes() + signs_.owned_bytes() + sign_blocks_.owned_bytes() +
+         factors_.owned_bytes();
 }
 
 void QuantizedRows::learn(const float* vectors, size_t n) {
@@ -100,18 +130,30 @@ void QuantizedRows::reserve(size_t n) {
   codes_.reserve(n * padded_);
   fine_.reserve(n * padded_);
   signs_.reserve(n * sign_stride_);
+  sign_blocks_.reserve(blocks_of(n) * block_bytes(padded_));
   factors_.reserve(n);
 }
 
 void QuantizedRows::resize(size_t n) {
+  fine_file_ = {};
   codes_.own();
   fine_.own();
   signs_.own();
+  sign_blocks_.own();
   factors_.own();
   codes_.resize(n * padded_);
   fine_.resize(n * padded_);
   signs_.resize(n * sign_stride_);
+  sign_blocks_.resize(blocks_of(n) * block_bytes(padded_));
   factors_.resize(n);
+}
+
+void QuantizedRows::load() {
+  codes_.own();
+  signs_.own();
+  sign_blocks_.own();
+  factors_.own();
+  if (!fine_file_) fine_.own();
 }
 
 void QuantizedRows::append(const float* vectors, size_t n, size_t n_threads) {
@@ -176,6 +218,20 @@ void QuantizedRows::encode(size_t row, const float* gap, float length_square) {
   // <row, v> is about slope / 2 * <signs, v> for any v.
   const SignFactors factors{own, static_cast<float>(sum > 0 ? 2 * square / sum : 0), static_cast<float>(n_ones)};
   std::memcpy(record + padded_ / 8, &factors, sizeof(factors));
+  put_in_block(row);
+}
+
+void QuantizedRows::put_in_block(size_t row) {
+  const unsigned char* record = signs_.data() + row * sign_stride_;
+  unsigned char* block = sign_blocks_.writable() + row / block_rows * block_bytes(padded_);
+  const size_t at = row % block_rows;
+  SignFactors factors;
+  std::memcpy(&factors, record + padded_ / 8, sizeof(factors));
+  auto* shifts = reinterpret_cast<float*>(block);
+  shifts[at] = factors.shift;
+  shifts[block_rows + at] = factors.slope;
+  unsigned char* bits = block + 2 * block_rows * sizeof(float) + at;
+  for (size_t byte = 0; byte < padded_ / 8; ++byte) bits[block_rows * byte] = record[byte];
 }
 
 void QuantizedRows::take(const QuantizedRows& other, std::span<const int64_t> rows) {
@@ -189,6 +245,7 @@ void QuantizedRows::take(const QuantizedRows& other, std::span<const int64_t> ro
     std::memcpy(fine_.writable() + to * padded_, other.fine_.data() + from * padded_, padded_);
     std::memcpy(signs_.writable() + to * sign_stride_, other.signs_.data() + from * sign_stride_, sign_stride_);
     factors_.writable()[to] = other.factors_[from];
+    put_in_block(to);
   }
 }
 
@@ -266,6 +323,11 @@ void QuantizedRows::bounds(const PreparedQuery& query, const uint32_t* rows, siz
   for (size_t i = 0; i < n; ++i) out[i] -= 2 * query.lift * factors_[rows[i]].lift;
 }
 
+void QuantizedRows::block_bounds(const PreparedQuery& query, size_t block, float* out) const {
+  simd().quantized.block_bounds(query.block, sign_blocks_.data() + block * block_bytes(padded_), query.own,
+                                sign_deviation * query.margin * query.reach, out);
+}
+
 void QuantizedRows::distances(const PreparedQuery& query, const uint32_t* rows, size_t n, int32_t* dots,
                               float* out) const {
   simd().quantized.dots(query.steps.data(), codes_.data(), padded_, rows, n, dots);
@@ -276,12 +338,13 @@ void QuantizedRows::distances(const PreparedQuery& query, const uint32_t* rows, 
   }
 }
 
-float QuantizedRows::answer(const PreparedQuery& query, uint32_t row) const {
+float QuantizedRows::answer(const PreparedQuery& query, uint32_t row, const int8_t* fine) const {
   int32_t coarse = 0;
   int32_t rest = 0;
   const auto dots = simd().quantized.dots;
   dots(query.steps.data(), codes_.data(), padded_, &row, 1, &coarse);
-  dots(query.steps.data(), fine_.data(), padded_, &row, 1, &rest);
+  const uint32_t only = 0;
+  dots(query.steps.data(), fine, padded_, &only, 1, &rest);
   const RowFactors& factors = factors_[row];
   const double product = (coarse + rest * static_cast<double>(1 / fine_steps)) *
                          (static_cast<double>(query.step) * static_cast<double>(factors.scale));

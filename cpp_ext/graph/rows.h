@@ -1,7 +1,9 @@
 // Vectors as the graph search reads them: rotated, then in three precisions laid out apart, so that a search touches
 // the cheap one often and the dear ones rarely.
 //
-//   signs   1 bit a coordinate of (row - centre) and three factors: one cache line at 384 dimensions; bounds a distance
+//   signs   1 bit a coordinate of (row - centre) and three factors: one cache line at 384 dimensions; bounds a
+//   distance.
+//           The same again in blocks of 32 rows that follow each other, for scans of many
 //   codes   8 bits a coordinate and one scale a row: orders the candidates
 //   fine    8 bits more, the remainder of the codes: the distances that are answered, to about 2^-15 of a row's largest
 //           coordinate
@@ -18,6 +20,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "graph/huge_array.h"
@@ -54,6 +57,26 @@ struct PreparedQuery {
 // <signs, v>.
 inline constexpr float sign_deviation = 0.6028F;
 
+// A file that stays open, or none.
+class FineFile {
+ public:
+  FineFile() = default;
+  FineFile(int file, uint64_t offset);
+  FineFile(FineFile&& other) noexcept : file_(std::exchange(other.file_, -1)), offset_(other.offset_) {}
+  FineFile& operator=(FineFile&& other) noexcept {
+    std::swap(file_, other.file_);
+    std::swap(offset_, other.offset_);
+    return *this;
+  }
+  ~FineFile();
+  explicit operator bool() const { return file_ >= 0; }
+  bool read(uint64_t at, int8_t* out, size_t n) const;
+
+ private:
+  int file_ = -1;
+  uint64_t offset_ = 0;
+};
+
 class QuantizedRows {
  public:
   QuantizedRows(size_t dim, Metric metric, uint64_t seed);
@@ -63,17 +86,21 @@ class QuantizedRows {
     std::span<const int8_t> codes;
     std::span<const int8_t> fine;
     std::span<const unsigned char> signs;
+    std::span<const unsigned char> sign_blocks;
     std::span<const float> factors;  // [n, 3]
     std::span<const float> centre;   // [padded_dim]
     float longest;
   };
   void borrow(const Arrays& arrays);
+  // From now on rows to be answered are read from the file where `fine` begins at `offset`, and not from memory.
+  void rank_from(int file, uint64_t offset);
   Arrays arrays() const;
 
   size_t size() const { return factors_.size(); }
   size_t dim() const { return rotation_.dim(); }
   size_t padded_dim() const { return padded_; }
   size_t sign_stride() const { return sign_stride_; }
+  size_t n_blocks() const { return blocks_of(size()); }
   Metric metric() const { return metric_; }
   size_t owned_bytes() const;
 
@@ -83,6 +110,7 @@ class QuantizedRows {
   void append(const float* vectors, size_t n, size_t n_threads);
   void reserve(size_t n);
   void resize(size_t n);
+  void load();  // copies what is borrowed, less what is read from a file
   // The listed rows of another, in that order.
   void take(const QuantizedRows& other, std::span<const int64_t> rows);
 
@@ -112,10 +140,19 @@ class QuantizedRows {
 
   // Rows are below size(). Lower bounds of D, at the margin the query was aimed with.
   void bounds(const PreparedQuery& query, const uint32_t* rows, size_t n, float* out) const;
+  // The same of rows 32 * block to 32 * block + 31, whether they are there or not.
+  void block_bounds(const PreparedQuery& query, size_t block, float* out) const;
+  void prefetch_block(size_t block) const {
+    const unsigned char* at = sign_blocks_.data() + block * block_bytes(padded_);
+    for (size_t line = 0; line < block_bytes(padded_); line += 64) __builtin_prefetch(at + line);
+  }
   // D from the codes; `dots` is scratch of n.
   void distances(const PreparedQuery& query, const uint32_t* rows, size_t n, int32_t* dots, float* out) const;
   // What is answered, from codes and fine together: in the metric's own terms.
-  float answer(const PreparedQuery& query, uint32_t row) const;
+  float answer(const PreparedQuery& query, uint32_t row) const { return answer(query, row, fine_of(row)); }
+  float answer(const PreparedQuery& query, uint32_t row, const int8_t* fine) const;
+  // Where the fine part of a row lies, or, where it stays in a file, `buffer`, [padded_dim], into which it was read.
+  const int8_t* fetch_fine(uint32_t row, int8_t* buffer) const;
   // How far D from the codes can be from D of the vectors.
   float error(const PreparedQuery& query, uint32_t row) const;
   // D between rows: `wide` holds the codes of `row` in 16 bits.
@@ -124,8 +161,12 @@ class QuantizedRows {
                       float* out) const;
 
  private:
+  static size_t blocks_of(size_t n) { return (n + block_rows - 1) / block_rows; }
   void encode(size_t row, const float* gap, float length_square);
+  void put_in_block(size_t row);
   void finish(PreparedQuery& out) const;
+
+  const int8_t* fine_of(uint32_t row) const { return fine_.data() + static_cast<size_t>(row) * padded_; }
 
   // What D between two rows holds beyond their own parts.
   float pair_constant() const { return metric_ == Metric::l2 ? 0 : 2 * (longest_ * longest_ - centre_square_); }
@@ -139,7 +180,9 @@ class QuantizedRows {
   std::vector<float> centre_;
   HugeArray<int8_t> codes_;
   HugeArray<int8_t> fine_;
+  FineFile fine_file_;
   HugeArray<unsigned char> signs_;
+  HugeArray<unsigned char> sign_blocks_;
   HugeArray<RowFactors> factors_;
 };
 

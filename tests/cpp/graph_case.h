@@ -17,7 +17,7 @@ namespace likewise {
 
 class GraphCase {
  public:
-  static constexpr size_t n_arrays = 11;
+  static constexpr size_t n_arrays = 12;
 
   explicit GraphCase(const GraphIndex& index)
       : dim_(index.dim()),
@@ -38,6 +38,7 @@ class GraphCase {
     copy(8, state.table);
     copy(9, state.scan_table);
     copy(10, state.blocks);
+    copy(11, state.rows.sign_blocks);
   }
 
   std::span<unsigned char> bytes(size_t array) { return arrays_[array]; }
@@ -55,7 +56,8 @@ class GraphCase {
     std::mt19937 generator(seed);
     GraphIndex index(dim_, metric_, 7, {degree_, 2 * degree_, 1}, is_packed_);
     GraphIndex::State state;
-    state.rows = {view<int8_t>(0), view<int8_t>(1), view<unsigned char>(2), view<float>(3), view<float>(4), longest_};
+    state.rows = {view<int8_t>(0), view<int8_t>(1), view<unsigned char>(2), view<unsigned char>(11), view<float>(3),
+                  view<float>(4),  longest_};
     state.neighbors = view<uint32_t>(5);
     state.entries = view<uint32_t>(6);
     state.live = view<uint64_t>(7);

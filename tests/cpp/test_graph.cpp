@@ -450,6 +450,7 @@ void test_walks() {
   std::vector<int32_t> n_expanded(12);
   Answer answer(12, 10);
   GraphSearch search{queries, 12, 10, index->table().front().spread, 1};
+  search.is_walk = true;
   index->search(search, {answer.rows, answer.distances}, {plans, n_expanded});
   for (size_t q = 0; q < 12; ++q) {
     CHECK(plans[q] == static_cast<uint8_t>(Plan::graph));

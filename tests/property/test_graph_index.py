@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from matching import GraphIndex
-from matching.graph_index import Layout
+from matching.graph_index import Costs, Layout
 
 Metric = Literal["ip", "cosine", "l2"]
 Kind = Literal["plain", "offset", "lengths", "constant", "duplicates", "zeros", "flat"]
@@ -20,6 +20,7 @@ METRICS = st.sampled_from(["ip", "cosine", "l2"])
 KINDS = st.sampled_from(["plain", "offset", "lengths", "constant", "duplicates", "zeros", "flat"])
 DIMS = st.integers(1, 300) | st.sampled_from([1, 7, 8, 63, 64, 65, 127, 128, 129, 192, 256])
 SEEDS = st.integers(0, 2**32)
+WALKS = Costs(hop=1, block=32)
 QUICK = settings(max_examples=150, deadline=None)
 
 
@@ -207,8 +208,8 @@ def test_an_answer_depends_neither_on_threads_nor_on_its_batch(
     case = drawn(seed, n, dim, metric, kind, n_queries=21)
     mask = np.random.default_rng(seed).random(n) < 0.5 if is_masked else None
     layout: Layout = "fast" if seed % 2 else "compact"
-    one = GraphIndex.build(case.vectors, metric=metric, threads=1, layout=layout)
-    two = GraphIndex.build(case.vectors, metric=metric, threads=2, layout=layout)
+    one = GraphIndex.build(case.vectors, metric=metric, threads=1, layout=layout, costs=WALKS)
+    two = GraphIndex.build(case.vectors, metric=metric, threads=2, layout=layout, costs=WALKS)
     together = one.trace(case.queries, 10, mask=mask, effort=12)
     for index in (one, two):
         for threads in (1, 2, 3):
@@ -263,7 +264,7 @@ def check_history(
 ) -> None:
     rng = np.random.default_rng(seed)
     vectors = draw_vectors(rng, n, dim, kind)
-    index = GraphIndex.build(vectors, metric=metric, layout="fast" if seed % 2 else "compact")
+    index = GraphIndex.build(vectors, metric=metric, layout="fast" if seed % 2 else "compact", costs=WALKS)
     live = np.ones(n, np.bool_)
     for step in [*steps, "compact"]:
         if step == "compact":

@@ -126,7 +126,7 @@ def test_scanners_take_part_under_filters_alone(monkeypatch: pytest.MonkeyPatch)
     assert not any(peer.scans for peer in peers.chosen(None))
     assert [peer.name for peer in peers.chosen("faiss-flat")] == []
     assert [peer.name for peer in peers.chosen("faiss-flat", filters=True)] == ["faiss-flat"]
-    assert [peer.name for peer in peers.chosen("likewise")] == ["likewise", "likewise-mapped"]
+    assert [peer.name for peer in peers.chosen("likewise")] == ["likewise", "likewise-mapped", "likewise-compact"]
 
 
 def test_likewise_is_compared_with_libraries_and_not_with_itself(tmp_path: Path) -> None:

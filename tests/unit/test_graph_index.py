@@ -18,7 +18,7 @@ import cpp_ext
 from matching import GraphIndex
 from matching.container import open_container, write_container
 from matching.errors import AlreadyExists, CorruptArtifact, InvalidInput, InvalidQuery, NotFound
-from matching.graph_index import KIND, MAX_K, Layout, Metric, Trace
+from matching.graph_index import KIND, MAX_K, Costs, Layout, Metric, Trace
 
 METRICS: tuple[Metric, ...] = ("ip", "cosine", "l2")
 
@@ -42,6 +42,10 @@ def make_shop(n: int, dim: int, n_queries: int = 200, seed: int = 7, n_categorie
     return Shop(vectors[:n], vectors[n:], categories[:n], centres.astype(np.float32))
 
 
+WALKS = Costs(hop=1, block=32)
+"""As if links cost nothing: small graphs are walked that would be scanned."""
+
+
 @pytest.fixture(scope="module")
 def shop() -> Shop:
     return make_shop(20_000, 64)
@@ -50,7 +54,7 @@ def shop() -> Shop:
 @pytest.fixture(scope="module", params=["fast", "compact"])
 def index(shop: Shop, request: pytest.FixtureRequest) -> GraphIndex:
     """Nobody changes it."""
-    return GraphIndex.build(shop.vectors, metric="ip", threads=2, layout=request.param)
+    return GraphIndex.build(shop.vectors, metric="ip", threads=2, layout=request.param, costs=Costs(90, 32))
 
 
 @pytest.fixture(scope="module")
@@ -331,7 +335,7 @@ def test_what_was_measured_holds_on_queries_of_its_kind(shop: Shop, index: Graph
 @pytest.mark.parametrize("n", [1100, 1350, 2000])
 def test_a_target_is_reached_where_graph_and_scan_cost_about_the_same(n: int, metric: Metric) -> None:
     vectors = np.random.default_rng(n).standard_normal((n + 400, 24)).astype(np.float32)
-    index = GraphIndex.build(vectors[: n - 100], metric=metric, threads=2)
+    index = GraphIndex.build(vectors[: n - 100], metric=metric, threads=2, costs=WALKS)
     index.add(vectors[n - 100 : n])
     for target, floor in ((0.95, 0.91), (0.99, 0.95)):
         found, _ = measured(index, vectors[n:], recall_target=target)
@@ -341,7 +345,7 @@ def test_a_target_is_reached_where_graph_and_scan_cost_about_the_same(n: int, me
 @pytest.mark.parametrize("metric", METRICS)
 def test_rows_added_one_by_one_do_not_thin_out_the_graph(metric: Metric) -> None:
     shop = make_shop(4500, 32)
-    index = GraphIndex.build(shop.vectors[:3000], metric=metric, threads=2)
+    index = GraphIndex.build(shop.vectors[:3000], metric=metric, threads=2, costs=WALKS)
     before, _ = measured(index, shop.queries, effort=15)
     for start in range(3000, 4500, 250):
         index.add(shop.vectors[start : start + 250], threads=2)
@@ -356,7 +360,7 @@ def test_duplicates_and_zeros_do_not_stop_a_walk() -> None:
     vectors[1000:1200] = vectors[0]
     vectors[2000:2100] = 0
     for metric in METRICS:
-        index = GraphIndex.build(vectors, metric=metric, threads=2)
+        index = GraphIndex.build(vectors, metric=metric, threads=2, costs=WALKS)
         assert index.n_unreachable == 0
         queries = np.concatenate([vectors[2500:2600], rng.standard_normal((100, 20))]).astype(np.float32)
         _, far = index.search(queries, exact=True)
@@ -419,7 +423,7 @@ def test_exact_links_make_a_graph(shop: Shop) -> None:
     np.fill_diagonal(distances, np.inf)
     links = np.argpartition(distances, 48, axis=1)[:, :48].astype(np.int32)
     links[::7, 20:] = -1
-    index = GraphIndex.from_links(vectors, links, threads=2)
+    index = GraphIndex.from_links(vectors, links, threads=2, costs=WALKS)
     assert index.n_unreachable == 0
     assert len(index.operating_points) >= 3
     found, _ = measured(index, shop.queries, recall_target=0.95)
@@ -427,7 +431,7 @@ def test_exact_links_make_a_graph(shop: Shop) -> None:
     found, traced = measured(index, shop.queries, effort=20)
     assert set(traced.plans) == {"graph"}
     assert found >= 0.7
-    same = GraphIndex.from_links(vectors, links.tolist(), threads=1)
+    same = GraphIndex.from_links(vectors, links.tolist(), threads=1, costs=WALKS)
     same_answers(index, same, shop.queries[:20])
 
 
@@ -441,7 +445,7 @@ def test_links_of_another_library_make_a_graph(shop: Shop) -> None:
     offsets = faiss.vector_to_array(theirs.hnsw.offsets).astype(np.int64)
     neighbors = faiss.vector_to_array(theirs.hnsw.neighbors)
     links = neighbors[offsets[:n, None] + np.arange(2 * m)]
-    index = GraphIndex.from_links(vectors, links, metric="l2", threads=2)
+    index = GraphIndex.from_links(vectors, links, metric="l2", threads=2, costs=WALKS)
     assert index.n_unreachable == 0
     found, traced = measured(index, shop.queries)
     assert set(traced.plans) == {"graph"}
@@ -470,7 +474,7 @@ def test_links_are_taken_at_any_degree(degree: int) -> None:
 def test_half_deleted_and_a_third_upserted_is_as_good_as_fresh(metric: Metric, layout: Layout) -> None:
     shop = make_shop(8000, 32)
     rng = np.random.default_rng(5)
-    index = GraphIndex.build(shop.vectors[:6000], metric=metric, threads=2, layout=layout)
+    index = GraphIndex.build(shop.vectors[:6000], metric=metric, threads=2, layout=layout, costs=WALKS)
     gone = rng.permutation(6000)[:3000]
     assert index.delete(gone) == 3000
     found, traced = measured(index, shop.queries)
@@ -492,7 +496,7 @@ def test_half_deleted_and_a_third_upserted_is_as_good_as_fresh(metric: Metric, l
     assert len(compacted) == compacted.n_rows == 5000
     live = index.vectors(old_rows)
     np.testing.assert_array_equal(compacted.vectors(np.arange(5000)), live)
-    fresh = GraphIndex.build(live, metric=metric, threads=2, layout=layout)
+    fresh = GraphIndex.build(live, metric=metric, threads=2, layout=layout, costs=WALKS)
     assert compacted.layout == layout
     for target in (0.95, 0.99):
         ours, traced = measured(compacted, shop.queries, recall_target=target)
@@ -621,7 +625,7 @@ def test_an_opened_file_is_the_index_that_was_saved(n: int, metric: Metric, tmp_
         opened = GraphIndex.open(file, verify=verify)
         assert (len(opened), opened.n_rows, opened.dim, opened.metric) == (len(index), n, 40, metric)
         assert opened.operating_points == index.operating_points
-        assert opened.layout == layout
+        assert (opened.layout, opened.costs) == (layout, index.costs)
         assert opened.memory_bytes < 1000
         same_answers(opened, index, shop.queries)
         opened.save(tmp_path / f"again {verify}")
@@ -635,6 +639,27 @@ def test_an_opened_file_is_the_index_that_was_saved(n: int, metric: Metric, tmp_
     same_answers(opened.compact()[0], index.compact(threads=2)[0], shop.queries)
     same_answers(GraphIndex.open(file), GraphIndex.open(tmp_path / "again True"), shop.queries)
     assert {each.name for each in tmp_path.iterdir()} == {"index", "again False", "again True"}
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_what_answers_are_ranked_by_may_stay_on_disk(
+    saved: tuple[GraphIndex, Path, Shop], tmp_path: Path, resident: bool
+) -> None:
+    index, file, shop = saved
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    opened = GraphIndex.open(file, resident=resident, ranks_from_disk=True)
+    same_answers(opened, index, shop.queries)
+    assert opened.memory_bytes <= GraphIndex.open(file, resident=True).memory_bytes - 2600 * 64 * resident
+    opened.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == file.read_bytes()
+    np.testing.assert_array_equal(opened.vectors([3, 5]), index.vectors([3, 5]))
+    mutated = GraphIndex.open(file)
+    for each in (opened, mutated):
+        each.add(shop.queries)
+        each.delete([1, 2])
+    same_answers(opened, mutated, shop.queries)
+    del opened, mutated, each
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_an_index_outlives_its_file(saved: tuple[GraphIndex, Path, Shop], tmp_path: Path) -> None:
@@ -700,8 +725,9 @@ DAMAGE: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("shape", lambda a: np.array([1, *a["shape"][1:]]), "graph format 1 is not 2"),
     ("shape", lambda a: a["shape"][:-1], "its settings are damaged"),
     ("scalars", lambda a: a["scalars"][:1], "its settings are damaged"),
-    ("scalars", lambda a: np.array([1, np.nan], np.float32), "are out of range; build it again"),
-    ("scalars", lambda a: np.array([1, 0], np.float32), "are out of range; build it again"),
+    ("scalars", lambda a: np.array([1, np.nan, 90, 8], np.float32), "are out of range; build it again"),
+    ("scalars", lambda a: np.array([1, 1, 0, 8], np.float32), "are out of range; build it again"),
+    ("scalars", lambda a: np.array([1, 0, 90, 8], np.float32), "are out of range; build it again"),
     *[
         ("shape", lambda a, i=i, value=value: np.where(np.arange(7) == i, value, a["shape"]), "out of range; build it")
         for i, value in ((1, 0), (1, 4097), (2, 3), (2, -1), (3, -1), (4, 7), (4, 129), (5, 8), (5, 5000), (6, 2))
@@ -711,7 +737,7 @@ DAMAGE: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("shape", lambda a: np.where(np.arange(7) == 6, 0, a["shape"]), "its arrays do not fit each other; build it"),
     *[
         (name, lambda a, name=name: a[name][:-1], "its arrays do not fit each other; build it again")
-        for name in ("codes", "fine", "signs", "factors", "centre", "neighbors", "blocks", "live")
+        for name in ("codes", "fine", "signs", "sign_blocks", "factors", "centre", "neighbors", "blocks", "live")
     ],
     *[
         (name, lambda a, name=name: a[name].ravel(), "its arrays do not fit each other; build it again")
