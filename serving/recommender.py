@@ -40,6 +40,7 @@ from serving.settings import ServingSettings
 
 T = TypeVar("T")
 Asked = Literal["text", "image", "id"]
+_SIGNS = 16  # the graph index scans rows by their signs at least so many times faster than cpp_ext.scan by their float32
 _MAX_FACET_TOKENS = 200
 
 
@@ -471,10 +472,12 @@ def _space_for(version: IndexVersion, asked: Asked, named: str | None) -> str:
 def _multiply_adds(version: IndexVersion, query: NeighborQuery, name: str) -> int:
     """Return what a search may cost at worst: an index search is taken as free, a scan as all of its vectors."""
     space = version.spaces[name]
-    may_scan = (
-        query.options.exact or space.plan_name == "flat" or bool(query.options.filter) or query.sparse is not None
-    )
-    return space.n_vectors * space.dim if may_scan else 0
+    n = space.n_vectors * space.dim
+    if query.options.exact or space.plan_name == "flat" or query.sparse is not None:
+        return n
+    if query.options.filter:
+        return n // _SIGNS if space.plan_name == "graph" else n
+    return 0
 
 
 def _spread(n: int, offset: int, count: int) -> list[int]:
