@@ -40,7 +40,7 @@ from serving.settings import ServingSettings
 
 T = TypeVar("T")
 Asked = Literal["text", "image", "id"]
-_SIGNS = 16  # the graph index scans rows by their signs at least so many times faster than cpp_ext.scan by their float32
+_SIGNS = 16  # a scan by signs in the graph index is at least so many times as fast as one of float32
 _MAX_FACET_TOKENS = 200
 
 
