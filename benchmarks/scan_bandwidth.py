@@ -77,7 +77,7 @@ def scans(data: Data, threads: int) -> dict[str, Scan]:
     part = {name: array.nbytes for name, array in graph._native.arrays().items()}
     exact = partial(graph.search, query, K, exact=True)
     made["graph, exact by 16 bits"] = Scan(part["codes"] + part["fine"] + part["factors"], exact)
-    made["graph, by signs first"] = Scan(part["signs"], partial(graph.search, query, K, effort=NO_WALK))
+    made["graph, by signs first"] = Scan(part["sign_blocks"], partial(graph.search, query, K, effort=NO_WALK))
     kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
     peers = {4: faiss.IndexFlat(dim, kind), 1: faiss.index_factory(dim, "SQ8", kind)}
     for size, index in peers.items():
