@@ -18,7 +18,7 @@
 namespace likewise {
 namespace {
 
-constexpr float largest_number = 1e15F;      // as matching.graph_index.MAX_NUMBER
+constexpr float largest_number = 1e15F;
 constexpr size_t quick_numbers = 1'000'000;  // that are looked at without releasing the GIL
 
 template <class T, size_t n>
@@ -44,11 +44,11 @@ const char* name_of(Metric metric) {
   return "";
 }
 
-// The first row with a number that is not finite or beyond the limit, or -1.
-int64_t first_unfit_row(const float* values, size_t n, size_t dim, float limit) {
+// The first row with a number that is not finite or too large, or -1.
+int64_t first_unfit_row(const float* values, size_t n, size_t dim) {
   for (size_t row = 0; row < n; ++row) {
     bool is_fit = true;
-    for (size_t i = 0; i < dim; ++i) is_fit &= std::fabs(values[row * dim + i]) <= limit;  // false for NaN
+    for (size_t i = 0; i < dim; ++i) is_fit &= std::fabs(values[row * dim + i]) <= largest_number;  // false for NaN
     if (!is_fit) return static_cast<int64_t>(row);
   }
   return -1;
@@ -82,9 +82,9 @@ std::unique_ptr<GraphIndex> build(const Rows& vectors, const std::string& metric
   return index;
 }
 
-int64_t unfit(const Rows& vectors, float limit) {
+int64_t unfit(const Rows& vectors) {
   const nb::gil_scoped_release released;
-  return first_unfit_row(vectors.data(), vectors.shape(0), vectors.shape(1), limit);
+  return first_unfit_row(vectors.data(), vectors.shape(0), vectors.shape(1));
 }
 
 nb::object search(const GraphIndex& index, const Rows& queries, size_t k, float spread, float margin, bool exact,
@@ -135,7 +135,7 @@ nb::object quick_search(const GraphIndex& index, nb::handle queries, nb::handle 
   if (!asked.is_valid() || asked.length(1) != index.dim() || asked.length(0) == 0) return nb::none();
   const size_t n = asked.length(0);
   if (n > max_graph_rows || n * asked.length(1) > quick_numbers) return nb::none();
-  if (first_unfit_row(asked.data(), n, asked.length(1), largest_number) >= 0) return nb::none();
+  if (first_unfit_row(asked.data(), n, asked.length(1)) >= 0) return nb::none();
   std::optional<View<uint64_t>> bits;
   if (!keep.is_none()) {
     bits.emplace(keep, 1);
@@ -287,7 +287,7 @@ void bind_graph(nb::module_& m) {
                   "table"_a.noconvert(), "scan_table"_a.noconvert(), nb::keep_alive<0, 9>(), nb::keep_alive<0, 10>(),
                   nb::keep_alive<0, 11>(), nb::keep_alive<0, 12>(), nb::keep_alive<0, 13>(), nb::keep_alive<0, 15>(),
                   nb::keep_alive<0, 16>())
-      .def_static("first_unfit_row", unfit, "vectors"_a, "limit"_a)
+      .def_static("first_unfit_row", unfit, "vectors"_a)
       .def("search", search, "queries"_a, "k"_a, "spread"_a, "margin"_a, "exact"_a, "keep"_a.none(), "threads"_a,
            "trace"_a)
       .def("quick_search", quick_search, "queries"_a, "k"_a, "spread"_a, "margin"_a, "keep"_a.none(), "threads"_a,

@@ -65,7 +65,8 @@ struct BlockQuery {
 
 // A block: 32 shifts, 32 slopes, then byte p of row i's signs at [32 p + i].
 inline constexpr size_t block_rows = 32;
-constexpr size_t block_bytes(size_t padded_dim) { return 2 * block_rows * sizeof(float) + block_rows * padded_dim / 8; }
+inline constexpr size_t block_signs = 2 * block_rows * sizeof(float);  // where they begin
+constexpr size_t block_bytes(size_t padded_dim) { return block_signs + block_rows * padded_dim / 8; }
 
 // Of r = x - v: what a block keeps beside its signs.
 struct ResidualSums {
@@ -79,7 +80,7 @@ struct ResidualSums {
 struct QueryForms {
   int16_t* steps;    // [dim] x in steps of `step`
   uint64_t* planes;  // [dim / 64, 4] of a SignQuery; x = lowest + plane_step * its number
-  uint8_t* tables;   // [dim / 8, 32] of a BlockQuery, in steps of table_step; null = not wanted
+  uint8_t* tables;   // [dim / 8, 32] of a BlockQuery, in steps of table_step
   float step;
   float plane_step;
   float lowest;

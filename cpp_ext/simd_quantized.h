@@ -68,7 +68,7 @@ void block_bounds(const BlockQuery& query, const unsigned char* block, float bas
   constexpr size_t most_pairs = 256;
   const auto* shifts = reinterpret_cast<const float*>(block);
   const float* slopes = shifts + block_rows;
-  const unsigned char* bits = block + 2 * block_rows * sizeof(float);
+  const unsigned char* bits = block + block_signs;
   const float offset = query.offset + reach;
   uint16_t sums[block_rows];
   if (query.n_pairs <= most_pairs) {
@@ -292,7 +292,7 @@ void query_forms(const float* x, const float* centre, size_t dim, float step_max
     for (size_t j = 0; j < 64; ++j) numbers[j] = static_cast<uint8_t>(rounded((x[i + j] - lowest) * plane_inverse));
     for (size_t plane = 0; plane < 4; ++plane) forms.planes[i / 16 + plane] = plane_of(numbers, plane);
   }
-  if (forms.tables != nullptr) fill_tables(x, dim, forms);
+  fill_tables(x, dim, forms);
 }
 
 template <class V>

@@ -37,7 +37,6 @@ MAX_ROWS = 2**31 - 1
 MAX_K = 1 << 20
 MAX_THREADS = 256
 MAX_KNOBS = 1024
-MAX_NUMBER = 1e15
 OCCLUSION = 1.05  # of 0.93 to 1.2 the least time at every recall; .99 takes a third less than with the 1 of HNSW
 DEFAULT_RECALL = 0.95
 DEFAULT_DEGREE = 32
@@ -466,8 +465,7 @@ class GraphIndex:
                 opened.rank_from(handle.fileno(), _offset(arrays["fine"]))
         if resident:
             opened.load()
-            for name in _ARRAYS:
-                _forget_pages(arrays[name])
+            _forget_pages(arrays["centre"])
         return cls(opened, seed=seed, build_beam=build_beam, occlusion=occlusion)
 
     def calibrate(self) -> Costs:
@@ -550,7 +548,7 @@ def _offset(array: NDArray[np.generic]) -> int:
 
 
 def _forget_pages(array: NDArray[np.generic]) -> None:
-    """Take a mapped file's pages out of this process's memory; they come back when they are read."""
+    """Take all pages of an array's mapped file out of this process's memory; they come back when they are read."""
     mapping = _mapping(array)
     if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapping.madvise(mmap.MADV_DONTNEED)
@@ -570,7 +568,7 @@ def _check_vectors(
         raise wrong(f"[{operation}] vectors have shape {checked.shape}; expected float32{expected}")
     if len(checked) > MAX_ROWS:
         raise wrong(f"[{operation}] {len(checked)} rows are more than {MAX_ROWS}; use several shards")
-    row = native.first_unfit_row(checked, MAX_NUMBER)
+    row = native.first_unfit_row(checked)
     if row >= 0:
         if np.isfinite(checked[row]).all():
             raise wrong(f"[{operation}] row {row} holds numbers beyond 1e15; expected smaller ones: scale them down")

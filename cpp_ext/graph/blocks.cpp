@@ -19,7 +19,7 @@ void encode_block(const QuantizedRows& rows, const float* gap, float own, std::s
   std::memset(out, 0, block_bytes(rows.padded_dim()));
   auto* shifts = reinterpret_cast<float*>(out);
   float* slopes = shifts + block_rows;
-  unsigned char* bits = out + 2 * block_rows * sizeof(float);
+  unsigned char* bits = out + block_signs;
   for (size_t i = 0; i < block_rows; ++i) {
     const size_t ahead = i + n_ahead;
     if (ahead < links.size() && links[ahead] < rows.size()) {

@@ -7,8 +7,7 @@
 //   D(query, x) = D(query, v) + own(x) - own(v) - 2 <query, r>,  2 <query, r> ~ slope <s, query - v> + 2 <v, r>
 //               ~ D(query, v) + shift - slope <s, query>,        shift = own(x) - own(v) - 2 <v, r> + slope <s, v>
 //
-// One block: 32 shifts, 32 slopes, then byte p of row i's signs at [32 p + i]; a link that is not there has shift =
-// inf.
+// A link that is not there has shift = inf.
 //
 // Source: Gou et al., SymphonyQG, SIGMOD 2025 (signs around the row that links); the look-up: Andre et al., Cache
 // locality is not enough, VLDB 2015.

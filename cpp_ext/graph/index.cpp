@@ -231,7 +231,7 @@ void GraphIndex::finish_build(std::span<const uint32_t> order, size_t n_apart, L
   for (const uint32_t row : held_out) live_[row / word_bits] &= ~(uint64_t{1} << (row % word_bits));
   n_live_ = n - held_out.size();
   choose_entries();
-  connect(graph(n), neighbors_.writable(), live_.data(), linker);
+  connect(graph(n), neighbors_.writable(), live_.data());
   pack(linker.n_threads());
   if (n_held_out(n) != 0 && n_live_ >= tiny) {
     calibrate(held_out.first(std::min(n_apart, most_held_out)), linker.n_threads());
@@ -269,13 +269,12 @@ void GraphIndex::join(std::span<const uint32_t> rows, Linker& linker) {
   }
   const std::unique_lock lock(mutex_);
   const std::vector<uint32_t> changed =
-      connect(graph(n_rows_), neighbors_.writable(), n_live_ == n_rows_ ? nullptr : live_.data(), linker);
+      connect(graph(n_rows_), neighbors_.writable(), n_live_ == n_rows_ ? nullptr : live_.data());
+  if (!is_packed()) return;
   std::vector<float> gap;
   for (const uint32_t row : changed) {
-    if (is_packed()) {
-      blocks_.encode(rows_, row, neighbors_.data() + static_cast<size_t>(row) * options_.degree, gap,
-                     blocks_.writable(row));
-    }
+    const uint32_t* links = neighbors_.data() + static_cast<size_t>(row) * options_.degree;
+    blocks_.encode(rows_, row, links, gap, blocks_.writable(row));
   }
 }
 
@@ -784,7 +783,7 @@ std::unique_ptr<GraphIndex> GraphIndex::compacted(size_t n_threads, std::vector<
   out->scan_table_ = scan_table_;
   out->costs_ = costs_.load();
   out->choose_entries();
-  connect(out->graph(n), out->neighbors_.writable(), nullptr, linker);
+  connect(out->graph(n), out->neighbors_.writable(), nullptr);
   out->pack(n_threads);
   return out;
 }

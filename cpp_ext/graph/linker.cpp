@@ -205,9 +205,8 @@ void Linker::bridge(const Graph& graph, uint32_t row, const uint64_t* keep, size
   write(worker, graph.stride, list);
 }
 
-std::vector<uint32_t> connect(const Graph& graph, uint32_t* neighbors, const uint64_t* keep, Linker& linker) {
+std::vector<uint32_t> connect(const Graph& graph, uint32_t* neighbors, const uint64_t* keep) {
   constexpr int most_rounds = 16;
-  (void)linker;
   std::vector<uint32_t> givers;
   std::vector<uint32_t> reached_from(graph.n_rows);
   for (int round = 0; round < most_rounds; ++round) {

@@ -71,6 +71,6 @@ class Linker {
 
 // Makes every row that `keep` names reachable from the entries by giving the unreachable ones a link from a near
 // reachable row. Returns the rows that gave one.
-std::vector<uint32_t> connect(const Graph& graph, uint32_t* neighbors, const uint64_t* keep, Linker& linker);
+std::vector<uint32_t> connect(const Graph& graph, uint32_t* neighbors, const uint64_t* keep);
 
 }  // namespace likewise

@@ -230,7 +230,7 @@ void QuantizedRows::put_in_block(size_t row) {
   auto* shifts = reinterpret_cast<float*>(block);
   shifts[at] = factors.shift;
   shifts[block_rows + at] = factors.slope;
-  unsigned char* bits = block + 2 * block_rows * sizeof(float) + at;
+  unsigned char* bits = block + block_signs + at;
   for (size_t byte = 0; byte < padded_ / 8; ++byte) bits[block_rows * byte] = record[byte];
 }
 
