@@ -76,19 +76,23 @@ struct ResidualSums {
   float signed_sum;  // <signs of r, v>
 };
 
-// One query as the kernels read it. Written by query_forms, at what the pointers point to and beside them.
+// One query as the kernels read it, written at what the pointers point to and beside them.
 struct QueryForms {
-  int16_t* steps;    // [dim] x in steps of `step`
-  uint64_t* planes;  // [dim / 64, 4] of a SignQuery; x = lowest + plane_step * its number
-  uint8_t* tables;   // [dim / 8, 32] of a BlockQuery, in steps of table_step
+  // By query_steps, before the others.
+  int16_t* steps;  // [dim] x in steps of `step`
   float step;
-  float plane_step;
   float lowest;
-  float table_step;
-  int32_t table_offset;  // <signs, x> = table_step * (2 * looked up + table_offset)
+  float highest;
   float sum;
   float square;      // <x, x>
   float centre_dot;  // <x, centre>
+  // By query_planes.
+  uint64_t* planes;  // [dim / 64, 4] of a SignQuery; x = lowest + plane_step * its number
+  float plane_step;
+  // By query_tables.
+  uint8_t* tables;  // [dim / 8, 32] of a BlockQuery, in steps of table_step
+  float table_step;
+  int32_t table_offset;  // <signs, x> = table_step * (2 * looked up + table_offset)
 };
 
 // Rows of 8-bit codes and of sign bits; the formulas stand in graph/rows.h and graph/blocks.h.
@@ -101,9 +105,12 @@ struct Quantized {
   // x = codes * scale + fine * fine_scale; byte p of the signs goes to bits[block_rows * p].
   void (*residual)(const int8_t* codes, const int8_t* fine, float scale, float fine_scale, const float* from,
                    size_t dim, unsigned char* bits, ResidualSums& sums);
-  void (*hadamard)(float* x, float* out, size_t n);
+  void (*hadamard)(float* x, const float* by, float* out, size_t n);
+  void (*mix_halves)(float* x, size_t n);
   // dim a multiple of 64; the largest coordinate becomes step_max steps.
-  void (*query_forms)(const float* x, const float* centre, size_t dim, float step_max, QueryForms& forms);
+  void (*query_steps)(const float* x, const float* centre, size_t dim, float step_max, QueryForms& forms);
+  void (*query_planes)(const float* x, size_t dim, QueryForms& forms);
+  void (*query_tables)(const float* x, size_t dim, QueryForms& forms);
 };
 
 // out[s] = CRC-32C of the n_bytes at data + s * n_bytes.

@@ -91,63 +91,108 @@ void block_bounds(const BlockQuery& query, const unsigned char* block, float bas
 
 typedef float Eight __attribute__((vector_size(32)));
 typedef int32_t EightInts __attribute__((vector_size(32)));
+typedef uint32_t EightUnsigned __attribute__((vector_size(32)));
 typedef int16_t EightShorts __attribute__((vector_size(16)));
 typedef int8_t EightBytes __attribute__((vector_size(8)));
+typedef uint8_t SixteenBytes __attribute__((vector_size(16)));
+typedef uint8_t SixteenAnywhere __attribute__((vector_size(16), aligned(1), may_alias));
 
 // A byte at a time would be spelt out: by way of 16 bits compilers find the instructions.
 #define LIKEWISE_FLOATS(bytes) \
   __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(bytes, EightShorts), EightInts), Eight)
 
-[[gnu::always_inline]] inline void load(const float* p, Eight& out) { __builtin_memcpy(&out, p, sizeof(out)); }
-[[gnu::always_inline]] inline void store(const Eight& value, float* p) { __builtin_memcpy(p, &value, sizeof(value)); }
+// Anywhere in memory. By memcpy GCC goes by way of two halves, for which the next load has to wait.
+typedef float EightAnywhere __attribute__((vector_size(32), aligned(4), may_alias));
+[[gnu::always_inline]] inline void load(const float* p, Eight& out) {
+  out = *reinterpret_cast<const EightAnywhere*>(p);
+}
+[[gnu::always_inline]] inline void store(const Eight& value, float* p) { *reinterpret_cast<EightAnywhere*>(p) = value; }
 
-// Two stages of the transform at once, between coordinates `half` and 2 * half apart; half a multiple of 8.
-template <class V>
-[[gnu::always_inline]] inline void two_stages(float* x, size_t n, size_t half) {
-  for (size_t i = 0; i < n; i += 4 * half) {
-    for (float* at = x + i; at < x + i + half; at += 8) {
-      Eight a, b, c, d;
-      load(at, a);
-      load(at + half, b);
-      load(at + 2 * half, c);
-      load(at + 3 * half, d);
-      const Eight near_sum = a + b;
-      const Eight near_gap = a - b;
-      const Eight far_sum = c + d;
-      const Eight far_gap = c - d;
-      store(near_sum + far_sum, at);
-      store(near_gap + far_gap, at + half);
-      store(near_sum - far_sum, at + 2 * half);
-      store(near_gap - far_gap, at + 3 * half);
+// Stages of the transform in registers: between vectors 1, 2, 4 ... places apart.
+template <size_t n_vectors>
+[[gnu::always_inline]] inline void butterflies(Eight* v) {
+  for (size_t apart = 1; apart < n_vectors; apart *= 2) {
+    for (size_t i = 0; i < n_vectors; ++i) {
+      if ((i & apart) != 0) continue;
+      const Eight sum = v[i] + v[i + apart];
+      v[i + apart] = v[i] - v[i + apart];
+      v[i] = sum;
     }
   }
 }
 
-// All stages from `half` on.
-template <class V>
+// The stages between coordinates half, 2 half ... n_vectors / 2 * half apart; half a multiple of 8.
+template <size_t n_vectors>
 [[gnu::always_inline]] inline void stages(float* x, size_t n, size_t half) {
-  for (; 2 * half < n; half *= 4) two_stages<V>(x, n, half);
-  if (half == n) return;
-  for (float* at = x; at < x + half; at += 8) {
-    Eight a, b;
-    load(at, a);
-    load(at + half, b);
-    store(a + b, at);
-    store(a - b, at + half);
+  for (size_t i = 0; i < n; i += n_vectors * half) {
+    for (float* at = x + i; at < x + i + half; at += 8) {
+      Eight v[n_vectors];
+      for (size_t j = 0; j < n_vectors; ++j) load(at + j * half, v[j]);
+      butterflies<n_vectors>(v);
+      for (size_t j = 0; j < n_vectors; ++j) store(v[j], at + j * half);
+    }
   }
 }
 
-// The Walsh-Hadamard transform of x, unscaled, its coordinates in another order, into out; n a power of two from 64.
-// The three stages between close neighbours are done after a transposition has moved those apart.
-template <class V>
-void hadamard(float* x, float* out, size_t n) {
-  constexpr size_t close = 8;
-  stages<V>(x, n, close);
-  const size_t rows = n / close;
-  for (size_t i = 0; i < rows; ++i) {
-    for (size_t j = 0; j < close; ++j) out[j * rows + i] = x[i * close + j];
+// Eight vectors of eight, rows for columns.
+[[gnu::always_inline]] inline void transpose(Eight* v) {
+  Eight pairs[8];
+  Eight fours[8];
+  for (size_t i = 0; i < 8; i += 2) {
+    pairs[i] = __builtin_shufflevector(v[i], v[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    pairs[i + 1] = __builtin_shufflevector(v[i], v[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
   }
-  stages<V>(out, n, rows);
+  for (size_t i = 0; i < 8; i += 4) {
+    for (size_t j = 0; j < 2; ++j) {
+      fours[i + 2 * j] = __builtin_shufflevector(pairs[i + j], pairs[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+      fours[i + 2 * j + 1] = __builtin_shufflevector(pairs[i + j], pairs[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+  }
+  for (size_t i = 0; i < 4; ++i) {
+    v[i] = __builtin_shufflevector(fours[i], fours[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    v[i + 4] = __builtin_shufflevector(fours[i], fours[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+}
+
+// The Walsh-Hadamard transform of x * by, unscaled, its coordinates in another order, into out; n a power of two from
+// 64. x is used up. The three stages between close neighbours come last, after a transposition has moved those apart.
+template <class V>
+void hadamard(float* x, const float* by, float* out, size_t n) {
+  constexpr size_t close = 8;
+  for (size_t i = 0; i < n; i += 8) {
+    Eight v, w;
+    load(x + i, v);
+    load(by + i, w);
+    store(v * w, x + i);
+  }
+  size_t half = close;
+  for (; 4 * half < n; half *= 8) stages<8>(x, n, half);
+  if (2 * half < n) {
+    stages<4>(x, n, half);
+  } else if (half < n) {
+    stages<2>(x, n, half);
+  }
+  const size_t rows = n / close;
+  for (size_t i = 0; i < rows; i += close) {
+    Eight v[close];
+    for (size_t j = 0; j < close; ++j) load(x + (i + j) * close, v[j]);
+    transpose(v);
+    butterflies<close>(v);
+    for (size_t j = 0; j < close; ++j) store(v[j], out + j * rows + i);
+  }
+}
+
+// Turns each pair of a coordinate and its partner in the other half by 45 degrees; its own inverse. n a multiple of 16.
+template <class V>
+void mix_halves(float* x, size_t n) {
+  constexpr float root_half = 0.70710678F;
+  for (float *a = x, *b = x + n / 2; a < x + n / 2; a += 8, b += 8) {
+    Eight v, w;
+    load(a, v);
+    load(b, w);
+    store((v + w) * root_half, a);
+    store((v - w) * root_half, b);
+  }
 }
 
 // The lowest bits of eight bytes, gathered by one multiplication.
@@ -213,91 +258,125 @@ void residual(const int8_t* codes, const int8_t* fine, float scale, float fine_s
   __builtin_memcpy(&bits, &shifted, sizeof(bits));
   return static_cast<int32_t>(bits - 0x4b400000U);
 }
-
-// Sums of 4 signed coordinates, and what they add up to.
-[[gnu::always_inline]] inline void fill_tables(const float* x, size_t dim, QueryForms& forms) {
-  constexpr float table_max = 125;  // the sum of four rounded numbers may be two more
-  float widest = 0;
-  for (size_t i = 0; i < dim; i += 4) {
-    const float width =
-        (__builtin_fabsf(x[i]) + __builtin_fabsf(x[i + 1])) + (__builtin_fabsf(x[i + 2]) + __builtin_fabsf(x[i + 3]));
-    widest = width > widest ? width : widest;
-  }
-  forms.table_step = widest > 0 ? widest / table_max : 1;
-  const float inverse = 1 / forms.table_step;
-  int32_t least = 0;
-  int32_t all = 0;
-  for (size_t i = 0; i < dim; i += 64) {
-    int8_t numbers[64];
-    for (size_t j = 0; j < 64; ++j) numbers[j] = static_cast<int8_t>(rounded(x[i + j] * inverse));
-    for (size_t j = 0; j < 64; j += 4) {
-      int32_t negative = 0;
-      for (size_t k = 0; k < 4; ++k) {
-        negative += numbers[j + k] < 0 ? numbers[j + k] : 0;
-        all += numbers[j + k];
-      }
-      least += negative;
-      // Sixteen sums in two words: every byte ends up within 0 and 127.
-      const auto times = [](int32_t value, uint64_t bytes) { return static_cast<uint64_t>(int64_t{value}) * bytes; };
-      const uint64_t low = times(-negative, 0x0101010101010101ULL) + times(numbers[j], 0x0100010001000100ULL) +
-                           times(numbers[j + 1], 0x0101000001010000ULL) + times(numbers[j + 2], 0x0101010100000000ULL);
-      const uint64_t high = low + times(numbers[j + 3], 0x0101010101010101ULL);
-      __builtin_memcpy(forms.tables + 4 * (i + j), &low, sizeof(low));
-      __builtin_memcpy(forms.tables + 4 * (i + j) + 8, &high, sizeof(high));
-    }
-  }
-  forms.table_offset = 2 * least - all;
+[[gnu::always_inline]] inline void round_eight(const Eight& values, EightInts& out) {
+  const Eight shifted = values + 12582912.0F;
+  EightUnsigned bits;
+  __builtin_memcpy(&bits, &shifted, sizeof(bits));
+  bits -= 0x4b400000U;
+  __builtin_memcpy(&out, &bits, sizeof(out));
 }
 
+// What is said of a query in 16 bits a coordinate, and sums of it.
 template <class V>
-void query_forms(const float* x, const float* centre, size_t dim, float step_max, QueryForms& forms) {
-  constexpr size_t lanes = 8;
-  constexpr float plane_max = 15;
-  float lows[lanes];
-  float highs[lanes];
-  float sums[lanes] = {};
-  float squares[lanes] = {};
-  float centres[lanes] = {};
-  for (size_t j = 0; j < lanes; ++j) lows[j] = highs[j] = x[j];
-  for (size_t i = 0; i < dim; i += lanes) {
-    for (size_t j = 0; j < lanes; ++j) {
-      const float value = x[i + j];
-      lows[j] = value < lows[j] ? value : lows[j];
-      highs[j] = value > highs[j] ? value : highs[j];
-      sums[j] += value;
-      squares[j] += value * value;
-      centres[j] += value * centre[i + j];
-    }
+void query_steps(const float* x, const float* centre, size_t dim, float step_max, QueryForms& forms) {
+  Eight lows, highs;
+  load(x, lows);
+  load(x, highs);
+  Eight sums = {};
+  Eight squares = {};
+  Eight centres = {};
+  for (size_t i = 0; i < dim; i += 8) {
+    Eight v, c;
+    load(x + i, v);
+    load(centre + i, c);
+    lows = v < lows ? v : lows;
+    highs = v > highs ? v : highs;
+    sums += v;
+    squares += v * v;
+    centres += v * c;
   }
-  float lowest = lows[0];
-  float highest = highs[0];
+  forms.lowest = lows[0];
+  forms.highest = highs[0];
   forms.sum = forms.square = forms.centre_dot = 0;
-  for (size_t j = 0; j < lanes; ++j) {
-    lowest = lows[j] < lowest ? lows[j] : lowest;
-    highest = highs[j] > highest ? highs[j] : highest;
+  for (size_t j = 0; j < 8; ++j) {
+    forms.lowest = lows[j] < forms.lowest ? lows[j] : forms.lowest;
+    forms.highest = highs[j] > forms.highest ? highs[j] : forms.highest;
     forms.sum += sums[j];
     forms.square += squares[j];
     forms.centre_dot += centres[j];
   }
-  const float most = highest > -lowest ? highest : -lowest;
+  const float most = forms.highest > -forms.lowest ? forms.highest : -forms.lowest;
   forms.step = most > 0 ? most / step_max : 1;
   const float inverse = 1 / forms.step;
   for (size_t i = 0; i < dim; ++i) forms.steps[i] = static_cast<int16_t>(rounded(x[i] * inverse));
+}
 
-  forms.lowest = lowest;
-  forms.plane_step = highest > lowest ? (highest - lowest) / plane_max : 1;
-  const float plane_inverse = 1 / forms.plane_step;
+// In 16 steps from lowest to highest, as bit planes.
+template <class V>
+void query_planes(const float* x, size_t dim, QueryForms& forms) {
+  constexpr float plane_max = 15;
+  const float lowest = forms.lowest;
+  forms.plane_step = forms.highest > lowest ? (forms.highest - lowest) / plane_max : 1;
+  const float inverse = 1 / forms.plane_step;
   for (size_t i = 0; i < dim; i += 64) {
     uint8_t numbers[64];
-    for (size_t j = 0; j < 64; ++j) numbers[j] = static_cast<uint8_t>(rounded((x[i + j] - lowest) * plane_inverse));
+    for (size_t j = 0; j < 64; ++j) numbers[j] = static_cast<uint8_t>(rounded((x[i + j] - lowest) * inverse));
     for (size_t plane = 0; plane < 4; ++plane) forms.planes[i / 16 + plane] = plane_of(numbers, plane);
   }
-  fill_tables(x, dim, forms);
+}
+
+// `halves` holds, of 8 numbers, what each has above zero and then what each has below. Of numbers 4 * quad to
+// 4 * quad + 3, for all 16 choices of signs, the magnitudes of those whose own sign was chosen.
+template <int quad>
+[[gnu::always_inline]] inline SixteenBytes sums_of_four(SixteenBytes halves) {
+  constexpr int a = 4 * quad;
+  constexpr int b = a + 1;
+  constexpr int c = a + 2;
+  constexpr int d = a + 3;
+  const SixteenBytes first = __builtin_shufflevector(halves, halves, a + 8, a, a + 8, a, a + 8, a, a + 8, a, a + 8, a,
+                                                     a + 8, a, a + 8, a, a + 8, a);
+  const SixteenBytes second = __builtin_shufflevector(halves, halves, b + 8, b + 8, b, b, b + 8, b + 8, b, b, b + 8,
+                                                      b + 8, b, b, b + 8, b + 8, b, b);
+  const SixteenBytes third = __builtin_shufflevector(halves, halves, c + 8, c + 8, c + 8, c + 8, c, c, c, c, c + 8,
+                                                     c + 8, c + 8, c + 8, c, c, c, c);
+  const SixteenBytes fourth = __builtin_shufflevector(halves, halves, d + 8, d + 8, d + 8, d + 8, d + 8, d + 8, d + 8,
+                                                      d + 8, d, d, d, d, d, d, d, d);
+  return (first + second) + (third + fourth);
+}
+
+// As sums of 4 signed coordinates.
+template <class V>
+void query_tables(const float* x, size_t dim, QueryForms& forms) {
+  constexpr float table_max = 125;  // the sum of four rounded numbers may be two more
+  Eight most = {};
+  for (size_t i = 0; i < dim; i += 8) {
+    Eight v;
+    load(x + i, v);
+    v = v < 0 ? -v : v;
+    v += __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6);
+    v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5);
+    most = v > most ? v : most;
+  }
+  const float widest = most[0] > most[4] ? most[0] : most[4];
+  forms.table_step = widest > 0 ? widest / table_max : 1;
+  const float inverse = 1 / forms.table_step;
+  EightUnsigned magnitudes = {};  // of numbers of a damaged file: anything
+  for (size_t i = 0; i < dim; i += 8) {
+    Eight v;
+    load(x + i, v);
+    EightInts numbers;
+    round_eight(v * inverse, numbers);
+    const EightInts above = numbers > 0 ? numbers : 0;
+    const EightInts below = numbers < 0 ? ~numbers + 1 : 0;
+    magnitudes += __builtin_convertvector(above, EightUnsigned) + __builtin_convertvector(below, EightUnsigned);
+    const auto halves =
+        __builtin_convertvector(__builtin_shufflevector(__builtin_convertvector(above, EightShorts),
+                                                        __builtin_convertvector(below, EightShorts), 0, 1, 2, 3, 4, 5,
+                                                        6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                                SixteenBytes);
+    auto* tables = reinterpret_cast<SixteenAnywhere*>(forms.tables + 4 * i);
+    tables[0] = sums_of_four<0>(halves);
+    tables[1] = sums_of_four<1>(halves);
+  }
+  uint32_t sum = 0;
+  for (size_t k = 0; k < 8; ++k) sum += magnitudes[k];
+  forms.table_offset = static_cast<int32_t>(-sum);
 }
 
 template <class V>
 constexpr Quantized make_quantized() {
-  return {dot_codes<V>, sign_bounds<V>, block_bounds<V>, residual<V>, hadamard<V>, query_forms<V>};
+  return {dot_codes<V>,  sign_bounds<V>, block_bounds<V>, residual<V>,    hadamard<V>,
+          mix_halves<V>, query_steps<V>, query_planes<V>, query_tables<V>};
 }
 
 }  // namespace likewise

@@ -89,9 +89,9 @@ class Trace:
 class Costs:
     """What the choice between graph and scan weighs, in the time that the signs of one row are read in."""
 
-    hop: float = 90.0
+    hop: float = 68.0
     """Following the links of a row."""
-    block: float = 8.0
+    block: float = 6.0
     """Bounding 32 rows that follow each other by their signs."""
 
 

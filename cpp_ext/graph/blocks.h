@@ -13,12 +13,14 @@
 // locality is not enough, VLDB 2015.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
 #include "graph/huge_array.h"
+#include "graph/prefetch.h"
 #include "graph/rows.h"
 
 namespace likewise {
@@ -54,9 +56,8 @@ class LinkBlocks {
   void encode(const QuantizedRows& rows, uint32_t row, const uint32_t* links, std::vector<float>& gap,
               unsigned char* out) const;
 
-  void prefetch(uint32_t row) const {
-    const unsigned char* at = bytes_.data() + static_cast<size_t>(row) * stride();
-    for (size_t line = 0; line < stride(); line += 64) __builtin_prefetch(at + line);
+  [[gnu::always_inline]] void prefetch(uint32_t row, size_t n_lines) const {
+    prefetch_bytes(bytes_.data() + static_cast<size_t>(row) * stride(), std::min(stride(), 64 * n_lines));
   }
   // Lower bounds of D for the links of row, whose own D is `distance`; out holds n_blocks * 32.
   void bounds(const PreparedQuery& query, uint32_t row, float distance, float* out) const;

@@ -25,13 +25,14 @@ constexpr float probe_hops = 12;  // followed under a filter before scan and gra
 constexpr size_t tiny = 512;      // rows that are scanned rather than walked
 constexpr size_t most_held_out = 256;
 constexpr size_t calibrated_k = 10;
+constexpr double most_hops_of_few = 128;         // measured even where a scan is cheaper
 constexpr size_t calibrated_scans = 12'000'000;  // rows read for each margin
-constexpr float spreads[] = {1.0F,  1.03F, 1.06F, 1.09F, 1.12F, 1.15F, 1.18F, 1.22F, 1.26F,
-                             1.31F, 1.37F, 1.45F, 1.55F, 1.7F,  2.0F,  2.5F,  3.5F};
+constexpr float spreads[] = {0.85F, 0.9F,  0.95F, 1.0F,  1.03F, 1.06F, 1.09F, 1.12F, 1.15F, 1.18F,
+                             1.22F, 1.26F, 1.31F, 1.37F, 1.45F, 1.55F, 1.7F,  2.0F,  2.5F,  3.5F};
 constexpr float margins[] = {0.25F, 0.5F, 0.75F, 1.0F, 1.25F, 1.5F, 2.0F, 2.5F, 3.0F};
 constexpr float certain_margin = 6;
 constexpr float row_margin = 0.5F;      // of a walk by the signs of rows
-constexpr float block_margin = 0.2F;    // by those of blocks, which err less
+constexpr float block_margin = 0;       // by those of blocks, which err less
 constexpr float filter_margin = 0.75F;  // more under a filter: far from the query distances lie closer together
 constexpr float complete = 0.9995F;     // a recall beyond which nothing is left to measure
 
@@ -346,8 +347,8 @@ void GraphIndex::calibrate(std::span<const uint32_t> held_out, size_t n_threads)
     const auto [mean, low] = mean_and_low(recalls(request, truth, n_expanded));
     const double expanded = std::accumulate(n_expanded.begin(), n_expanded.end(), 0.0) / static_cast<double>(n);
     table_.push_back({spread, static_cast<float>(expanded), mean, low});
-    // Beyond this a scan is cheaper, and as good.
-    if (mean > complete || 2 * expanded * costs_.load().hop > scan_cost()) break;
+    // Beyond this a scan is cheaper, and as good, unless many rows are added later.
+    if (mean > complete || (expanded > most_hops_of_few && 2 * expanded * costs_.load().hop > scan_cost())) break;
   }
 
   // A scan reads every row: fewer queries will do.
@@ -475,7 +476,6 @@ void GraphIndex::search_some(GraphSearch search, size_t first, size_t last, Neig
   const float block_scans = static_cast<float>(n_blocks) * costs.block;
   const bool by_blocks = block_scans < static_cast<float>(n_keep);
   const float n_scans = std::min(static_cast<float>(n_keep), block_scans);
-  const float graph_margin = is_packed() ? block_margin : row_margin;
   const float hops = expansion(search.spread);
   // Under a filter, the share of rows that pass where the query lies is not the share of all: a short walk tells.
   const bool by_graph =
@@ -499,8 +499,10 @@ void GraphIndex::search_some(GraphSearch search, size_t first, size_t last, Neig
     for (size_t i = 0; i < width; ++i) {
       PreparedQuery& query = scratch.queries[i];
       rows_.prepare(search.queries.data() + (at + i) * dim, query);
-      rows_.aim(query, by_graph ? graph_margin : search.margin);
-      if (by_graph) scratch.walks[i].start(searched(n), query, limits, search.keep);
+      if (!by_graph) continue;
+      query.margin = is_packed() ? block_margin : row_margin;
+      is_packed() ? rows_.add_tables(query) : rows_.add_planes(query);
+      scratch.walks[i].start(searched(n), query, limits, search.keep);
     }
     if (by_graph) {
       walk_on(width);
@@ -521,7 +523,8 @@ void GraphIndex::search_some(GraphSearch search, size_t first, size_t last, Neig
       } else if (is_walked) {
         answer(search, query, walk.nearest(), scratch, at + i, out);
       } else {
-        if (by_graph) rows_.aim(query, search.margin);
+        query.margin = search.margin;
+        by_blocks ? rows_.add_tables(query) : rows_.add_planes(query);
         search_scan(search, query, n_keep, by_blocks, scratch);
         answer(search, query, scratch.nearest, scratch, at + i, out);
       }

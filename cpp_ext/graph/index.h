@@ -31,9 +31,9 @@ struct ScanOperating {
 };
 
 // What following one row's links and bounding one block of 32 rows cost, in signs read one by one.
-struct Costs {
-  float hop = 90;  // as measured at 384 dimensions on a CPU with 32 MB of cache
-  float block = 8;
+struct alignas(8) Costs {  // read and written at once
+  float hop = 68;          // as measured at 384 dimensions on a CPU with 32 MB of cache
+  float block = 6;
 };
 
 struct GraphSearch {

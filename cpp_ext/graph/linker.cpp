@@ -110,7 +110,8 @@ LinkUpdates Linker::insert(const Graph& graph, std::span<const uint32_t> batch, 
     Worker& worker = workers_[index];
     for (size_t i = first; i < last; ++i) {
       graph.rows->prepare_row(batch[i], worker.query);
-      graph.rows->aim(worker.query, build_margin);
+      graph.rows->add_planes(worker.query);
+      worker.query.margin = build_margin;
       worker.walk.start(graph, worker.query, limits, keep);
       worker.walk.finish();
       const Shortlist& nearest = worker.walk.nearest();
@@ -233,7 +234,8 @@ std::vector<uint32_t> connect(const Graph& graph, uint32_t* neighbors, const uin
       if (!is_kept(keep, row) || (reached[row / word_bits] >> (row % word_bits) & 1) != 0) continue;
       ++n_lost;
       graph.rows->prepare_row(row, query);
-      graph.rows->aim(query, build_margin);
+      graph.rows->add_planes(query);
+      query.margin = build_margin;
       walk.start(graph, query, limits, keep);
       walk.finish();
       const Shortlist& nearest = walk.nearest();

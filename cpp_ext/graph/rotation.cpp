@@ -4,7 +4,6 @@
 #include <array>
 #include <bit>
 #include <cmath>
-#include <numbers>
 
 #include "graph/random.h"
 #include "simd.h"
@@ -14,18 +13,6 @@ namespace {
 
 constexpr size_t rounds = 3;
 constexpr size_t step = 64;
-constexpr float root_half = std::numbers::sqrt2_v<float> / 2;
-
-// Turns each pair of a coordinate and its partner in the other half by 45 degrees; its own inverse.
-void mix_halves(float* x, size_t n) {
-  const size_t half = n / 2;
-  for (size_t i = 0; i < half; ++i) {
-    const float a = x[i];
-    const float b = x[i + half];
-    x[i] = (a + b) * root_half;
-    x[i + half] = (a - b) * root_half;
-  }
-}
 
 void multiply(float* x, const float* by, size_t n) {
   for (size_t i = 0; i < n; ++i) x[i] *= by[i];
@@ -66,26 +53,29 @@ Rotation::Rotation(size_t dim, uint64_t seed)
     float* first = signs_.data() + 2 * round * padded_;
     for (size_t i = 0; i < padded_; ++i) first[i] = (random.next() >> 63) != 0 ? 1.0F : -1.0F;
     for (size_t i = 0; i < block_; ++i) first[i] *= scale;
+    // The second transform's: what the first one leaves out is turned by its signs here.
     for (size_t i = 0; i < block_; ++i) first[2 * padded_ - 1 - i] = scale;
+    for (size_t i = block_; i < padded_; ++i) first[padded_ + i] *= first[i];
   }
 }
 
 void Rotation::apply(const float* vector, float* rotated) const {
   std::array<float, max_padded> space;
-  const auto hadamard = simd().quantized.hadamard;
+  const Quantized& kernels = simd().quantized;
   const size_t rest = padded_ - block_;
   std::copy_n(vector, dim_, rotated);
   std::fill(rotated + dim_, rotated + padded_, 0.0F);
   for (size_t round = 0; round < rounds; ++round) {
     const float* first = signs_.data() + 2 * round * padded_;
-    multiply(rotated, first, padded_);
-    hadamard(rotated, space.data(), block_);
-    std::copy_n(space.data(), block_, rotated);
-    if (rest == 0) continue;
-    multiply(rotated + rest, first + padded_ + rest, block_);
-    hadamard(rotated + rest, space.data(), block_);
-    std::copy_n(space.data(), block_, rotated + rest);
-    mix_halves(rotated, padded_);
+    kernels.hadamard(rotated, first, space.data(), block_);
+    if (rest == 0) {
+      std::copy_n(space.data(), block_, rotated);
+      continue;
+    }
+    std::copy_n(rotated + block_, rest, space.data() + block_);
+    std::copy_n(space.data(), rest, rotated);
+    kernels.hadamard(space.data() + rest, first + padded_ + rest, rotated + rest, block_);
+    kernels.mix_halves(rotated, padded_);
   }
 }
 
@@ -95,12 +85,12 @@ void Rotation::undo(const float* rotated, float* vector) const {
   for (size_t round = rounds; round-- > 0;) {
     const float* first = signs_.data() + 2 * round * padded_;
     if (rest != 0) {
-      mix_halves(x.data(), padded_);
+      simd().quantized.mix_halves(x.data(), padded_);
       undo_hadamard(x.data() + rest, block_);
       multiply(x.data() + rest, first + padded_ + rest, block_);
     }
     undo_hadamard(x.data(), block_);
-    multiply(x.data(), first, padded_);
+    multiply(x.data(), first, block_);
   }
   std::copy_n(x.data(), dim_, vector);
 }

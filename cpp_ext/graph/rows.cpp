@@ -272,29 +272,34 @@ void QuantizedRows::prepare_row(size_t row, PreparedQuery& out) const {
   finish(out);
 }
 
-// Everything that follows from the rotated query.
 void QuantizedRows::finish(PreparedQuery& out) const {
   out.steps.resize(padded_);
-  out.planes.resize(padded_ / 16);
-  out.tables.resize(4 * padded_);
-  QueryForms forms{};
+  out.has_planes = out.has_tables = false;
+  QueryForms& forms = out.forms;
   forms.steps = out.steps.data();
-  forms.planes = out.planes.data();
-  forms.tables = out.tables.data();
-  simd().quantized.query_forms(out.rotated.data(), centre_.data(), padded_, step_max(padded_), forms);
-  out.step = forms.step;
+  simd().quantized.query_steps(out.rotated.data(), centre_.data(), padded_, step_max(padded_), forms);
   out.reach = std::sqrt(forms.square);
-  out.centre_dot = forms.centre_dot;
   out.own = metric_ == Metric::l2 ? forms.square : pair_constant() - 2 * forms.centre_dot;
-  out.sign = {out.planes.data(), padded_ / 64, 2 * forms.plane_step, 2 * forms.lowest, -forms.sum, out.own};
-  out.block = {out.tables.data(), padded_ / 8, 2 * forms.table_step,
-               forms.table_step * static_cast<float>(forms.table_offset)};
   out.margin = 0;
 }
 
-void QuantizedRows::aim(PreparedQuery& query, float margin) const {
-  query.sign.offset += (margin - query.margin) * sign_deviation * query.reach;
-  query.margin = margin;
+void QuantizedRows::add_planes(PreparedQuery& query) const {
+  if (std::exchange(query.has_planes, true)) return;
+  query.planes.resize(padded_ / 16);
+  QueryForms& forms = query.forms;
+  forms.planes = query.planes.data();
+  simd().quantized.query_planes(query.rotated.data(), padded_, forms);
+  query.sign = {forms.planes, padded_ / 64, 2 * forms.plane_step, 2 * forms.lowest, -forms.sum, query.own};
+}
+
+void QuantizedRows::add_tables(PreparedQuery& query) const {
+  if (std::exchange(query.has_tables, true)) return;
+  query.tables.resize(4 * padded_);
+  QueryForms& forms = query.forms;
+  forms.tables = query.tables.data();
+  simd().quantized.query_tables(query.rotated.data(), padded_, forms);
+  query.block = {forms.tables, padded_ / 8, 2 * forms.table_step,
+                 forms.table_step * static_cast<float>(forms.table_offset)};
 }
 
 void QuantizedRows::gap(size_t row, float* out) const {
@@ -318,7 +323,9 @@ void QuantizedRows::restore(size_t row, float* vector) const {
 }
 
 void QuantizedRows::bounds(const PreparedQuery& query, const uint32_t* rows, size_t n, float* out) const {
-  simd().quantized.sign_bounds(query.sign, signs_.data(), sign_stride_, rows, n, out);
+  SignQuery sign = query.sign;
+  sign.offset += sign_deviation * query.margin * query.reach;
+  simd().quantized.sign_bounds(sign, signs_.data(), sign_stride_, rows, n, out);
   if (query.lift == 0) return;
   for (size_t i = 0; i < n; ++i) out[i] -= 2 * query.lift * factors_[rows[i]].lift;
 }
@@ -333,7 +340,7 @@ void QuantizedRows::distances(const PreparedQuery& query, const uint32_t* rows, 
   simd().quantized.dots(query.steps.data(), codes_.data(), padded_, rows, n, dots);
   for (size_t i = 0; i < n; ++i) {
     const RowFactors& factors = factors_[rows[i]];
-    const float product = static_cast<float>(dots[i]) * (query.step * factors.scale) + query.lift * factors.lift;
+    const float product = static_cast<float>(dots[i]) * (query.forms.step * factors.scale) + query.lift * factors.lift;
     out[i] = query.own + factors.own - 2 * product;
   }
 }
@@ -347,11 +354,11 @@ float QuantizedRows::answer(const PreparedQuery& query, uint32_t row, const int8
   dots(query.steps.data(), fine, padded_, &only, 1, &rest);
   const RowFactors& factors = factors_[row];
   const double product = (coarse + rest * static_cast<double>(1 / fine_steps)) *
-                         (static_cast<double>(query.step) * static_cast<double>(factors.scale));
+                         (static_cast<double>(query.forms.step) * static_cast<double>(factors.scale));
   if (metric_ == Metric::l2) {
     return static_cast<float>(std::max(static_cast<double>(query.own) + factors.own - 2 * product, 0.0));
   }
-  const double whole = product + query.centre_dot + centre_square_ - 0.5 * factors.own;
+  const double whole = product + query.forms.centre_dot + centre_square_ - 0.5 * factors.own;
   return static_cast<float>(metric_ == Metric::cosine ? 1 - whole : -whole * query.unscaled);
 }
 

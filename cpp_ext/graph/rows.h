@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "graph/huge_array.h"
+#include "graph/prefetch.h"
 #include "graph/rotation.h"
 #include "scan.h"
 #include "simd.h"
@@ -36,21 +37,22 @@ struct RowFactors {
   float lift;   // the coordinate beyond the vector: sqrt(L^2 - |row|^2) for inner products
 };
 
-// One query in all the forms a search needs. Reused from query to query: no allocation after the first.
+// One query in the forms a search needs. Reused from query to query: no allocation after the first.
 struct PreparedQuery {
   std::vector<float> rotated;    // less the centre
   std::vector<int16_t> steps;    // the query in 16 bits
   std::vector<uint64_t> planes;  // and in 4, as bit planes
   std::vector<uint8_t> tables;   // and as sums of 4 signed coordinates
+  bool has_planes = false;
+  bool has_tables = false;
+  QueryForms forms{};
   SignQuery sign{};
   BlockQuery block{};
-  float step = 0;        // of `steps`
-  float own = 0;         // the query's part of D
-  float lift = 0;        // 0 but for a row that asks for its own neighbours
-  float reach = 0;       // |query - centre|
-  float centre_dot = 0;  // <query - centre, centre>
-  float unscaled = 1;    // length of the query as given / L, for inner products
-  float margin = 0;      // deviations that bounds lie below the estimate
+  float own = 0;       // the query's part of D
+  float lift = 0;      // 0 but for a row that asks for its own neighbours
+  float reach = 0;     // |query - centre|
+  float unscaled = 1;  // length of the query as given / L, for inner products
+  float margin = 0;    // deviations that bounds lie below the estimate
 };
 
 // Signs see a random projection of what they do not know: sqrt(1 - 2 / pi) of |v| is one standard deviation of
@@ -116,7 +118,9 @@ class QuantizedRows {
 
   void prepare(const float* query, PreparedQuery& out) const;
   void prepare_row(size_t row, PreparedQuery& out) const;
-  void aim(PreparedQuery& query, float margin) const;  // sets how many deviations below the estimate the bounds lie
+  // What bounds() and block_bounds() of such a query read; nothing where it is there.
+  void add_planes(PreparedQuery& query) const;
+  void add_tables(PreparedQuery& query) const;
 
   void restore(size_t row, float* vector) const;  // the vector as it was given; of unit length for cosine
   void gap(size_t row, float* out) const;         // row - centre, rotated: [padded_dim]
@@ -124,28 +128,21 @@ class QuantizedRows {
   void residual(size_t row, const float* gap, unsigned char* bits, ResidualSums& sums) const;
   float own(size_t row) const { return factors_[row].own; }
 
-  void prefetch_sign(uint32_t row) const {
-    const unsigned char* at = signs_.data() + static_cast<size_t>(row) * sign_stride_;
-    for (size_t line = 0; line < sign_stride_; line += 64) __builtin_prefetch(at + line);
+  [[gnu::always_inline]] void prefetch_sign(uint32_t row) const {
+    prefetch_bytes(signs_.data() + static_cast<size_t>(row) * sign_stride_, sign_stride_);
   }
-  void prefetch_code(uint32_t row) const {
-    const int8_t* at = codes_.data() + static_cast<size_t>(row) * padded_;
-    for (size_t line = 0; line < padded_; line += 64) __builtin_prefetch(at + line);
-    __builtin_prefetch(factors_.data() + row);
+  [[gnu::always_inline]] void prefetch_code(uint32_t row) const {
+    prefetch_bytes(codes_.data() + static_cast<size_t>(row) * padded_, padded_);
+    prefetch_bytes(factors_.data() + row, 1);
   }
-  void prefetch_fine(uint32_t row) const {
-    const int8_t* at = fine_.data() + static_cast<size_t>(row) * padded_;
-    for (size_t line = 0; line < padded_; line += 64) __builtin_prefetch(at + line);
+  [[gnu::always_inline]] void prefetch_fine(uint32_t row) const {
+    prefetch_bytes(fine_.data() + static_cast<size_t>(row) * padded_, padded_);
   }
 
-  // Rows are below size(). Lower bounds of D, at the margin the query was aimed with.
+  // Rows are below size(). Lower bounds of D, the query's margin below the estimate.
   void bounds(const PreparedQuery& query, const uint32_t* rows, size_t n, float* out) const;
   // The same of rows 32 * block to 32 * block + 31, whether they are there or not.
   void block_bounds(const PreparedQuery& query, size_t block, float* out) const;
-  void prefetch_block(size_t block) const {
-    const unsigned char* at = sign_blocks_.data() + block * block_bytes(padded_);
-    for (size_t line = 0; line < block_bytes(padded_); line += 64) __builtin_prefetch(at + line);
-  }
   // D from the codes; `dots` is scratch of n.
   void distances(const PreparedQuery& query, const uint32_t* rows, size_t n, int32_t* dots, float* out) const;
   // What is answered, from codes and fine together: in the metric's own terms.

@@ -8,10 +8,17 @@ namespace likewise {
 namespace {
 
 constexpr size_t n_starts = 4;
-// Of one row's links, while the limit is loose; more found little more. Signs around the row itself choose better.
-constexpr size_t most_scored_by_rows = 12;
-constexpr size_t most_scored_by_blocks = 8;
 constexpr size_t n_spare = 24;  // kept beyond k for the re-ranking
+// Lines of a block that are asked for when it will be read next and when it may be: the hardware fetches what follows.
+constexpr size_t lines_now = 24;
+constexpr size_t lines_ahead = 16;
+
+// Of one row's links, while the limit is loose; more found little more. Signs around the row itself choose better, and
+// the shorter the search the fewer of them will be followed.
+size_t most_scored(bool by_blocks, float spread) {
+  if (!by_blocks) return 12;
+  return static_cast<size_t>(std::clamp(5 + 20 * (spread - 1), 4.0F, 12.0F));
+}
 
 }  // namespace
 
@@ -38,6 +45,7 @@ void Walk::start(const Graph& graph, const PreparedQuery& query, const WalkLimit
     const size_t n_entry_bounds = graph.entry_blocks.size() / block_bytes(graph.rows->padded_dim()) * block_rows;
     bounds_.resize(std::max({bounds_.size(), graph.blocks->n_bounds(), n_entry_bounds}));
   }
+  most_scored_ = most_scored(graph.blocks != nullptr, limits.spread);
   next_ = n_expanded_ = n_scored_ = n_kept_ = n_rows_ = 0;
   was_cut_ = false;
   enter();
@@ -84,12 +92,12 @@ void Walk::keep_best(size_t most) {
   n_rows_ = most;
 }
 
-float Walk::limit() const {
+float Walk::limit(float spread) const {
   const Shortlist& nearest = this->nearest();
   float limit = std::numeric_limits<float>::infinity();
   if (nearest.size() >= limits_.n_nearest) {
     const float kth = distance_of(nearest[limits_.n_nearest - 1]);
-    limit = kth * (kth > 0 ? limits_.spread : 1);
+    limit = kth * (kth > 0 ? spread : 1);
   }
   return beam_.is_full() ? std::min(limit, distance_of(beam_.back())) : limit;
 }
@@ -122,7 +130,7 @@ bool Walk::find_next(float limit) {
 
 // Takes the next candidate and asks for what bounds the rows it links to. To take two at a time was no faster.
 bool Walk::gather() {
-  const float limit = this->limit();
+  const float limit = this->limit(limits_.spread);
   n_rows_ = 0;
   while (n_rows_ == 0) {
     if (!find_next(limit)) return false;
@@ -132,11 +140,11 @@ bool Walk::gather() {
     beam_[next_] |= 1;
     if (touched_.size() < n_touched_ + graph_.stride + 1) touched_.resize(2 * touched_.size() + graph_.stride);
     if (graph_.blocks != nullptr) {
-      prefetch_links(next_);
+      prefetch_links(next_, lines_now);
       phase_ = Phase::bound;
       return true;
     }
-    if (next_ + 1 < beam_.size()) prefetch_links(next_ + 1);  // most often the one to be followed next
+    if (next_ + 1 < beam_.size()) prefetch_links(next_ + 1, 0);  // most often the one to be followed next
     for (size_t i = 0; i < graph_.stride; ++i) {
       if (links[i] >= graph_.n_rows) break;  // no_row, or a damaged file
       visit(links[i]);
@@ -149,7 +157,7 @@ bool Walk::gather() {
 
 // Drops what lies beyond the limit by its signs alone and asks for the codes of the rest.
 void Walk::bound() {
-  const float limit = this->limit();
+  const float limit = this->limit(std::max(limits_.spread, 1.0F));
   if (graph_.blocks != nullptr) {
     const uint32_t row = row_of(followed_);
     const uint32_t* links = graph_.neighbors + static_cast<size_t>(row) * graph_.stride;
@@ -171,21 +179,21 @@ void Walk::bound() {
     }
     n_rows_ = n_left;
   }
-  const size_t most = graph_.blocks != nullptr ? most_scored_by_blocks : most_scored_by_rows;
-  if (n_rows_ > most) keep_best(most);
+  if (n_rows_ > most_scored_) keep_best(most_scored_);
   for (size_t i = 0; i < n_rows_; ++i) graph_.rows->prefetch_code(rows_[i]);
   if (graph_.blocks != nullptr) {
     // Every other time it is the next best that will be followed.
     size_t next = next_ + 1;
     while (next < beam_.size() && (beam_[next] & 1) != 0) ++next;
-    if (next < beam_.size()) prefetch_links(next);
+    if (next < beam_.size()) prefetch_links(next, lines_ahead);
   }
   phase_ = n_rows_ == 0 ? Phase::gather : Phase::score;
 }
 
 void Walk::score() {
   graph_.rows->distances(*query_, rows_.data(), n_rows_, dots_.data(), distances_.data());
-  float limit = this->limit();
+  const float spread = std::max(limits_.spread, 1.0F);
+  float limit = this->limit(spread);
   n_scored_ += n_rows_;
   for (size_t i = 0; i < n_rows_; ++i) {
     if (!(distances_[i] < limit)) continue;
@@ -197,7 +205,7 @@ void Walk::score() {
       ++n_kept_;
       kept_.insert(candidate);
     }
-    limit = this->limit();
+    limit = this->limit(spread);
   }
   phase_ = Phase::gather;
 }

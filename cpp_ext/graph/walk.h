@@ -10,6 +10,7 @@
 
 #include "bitmap.h"
 #include "graph/blocks.h"
+#include "graph/prefetch.h"
 #include "graph/rows.h"
 
 namespace likewise {
@@ -85,7 +86,7 @@ class Shortlist {
 struct WalkLimits {
   size_t n_nearest;     // the k that the spread is measured by
   size_t beam;          // candidates kept
-  float spread;         // rows with D beyond spread * (D of the k-th nearest so far) are not followed
+  float spread;         // rows with D beyond spread * (D of the k-th nearest so far) are not followed; may be below 1
   size_t max_expanded;  // rows whose links are followed
 };
 
@@ -136,12 +137,11 @@ class Walk {
   const uint32_t* links_of(size_t place) const {
     return graph_.neighbors + static_cast<size_t>(row_of(beam_[place])) * graph_.stride;
   }
-  void prefetch_links(size_t place) const {
-    const uint32_t* links = links_of(place);
-    for (size_t i = 0; i < graph_.stride; i += 16) __builtin_prefetch(links + i);
-    if (graph_.blocks != nullptr) graph_.blocks->prefetch(row_of(beam_[place]));
+  [[gnu::always_inline]] void prefetch_links(size_t place, size_t block_lines) const {
+    if (graph_.blocks != nullptr) graph_.blocks->prefetch(row_of(beam_[place]), block_lines);
+    prefetch_bytes(links_of(place), graph_.stride * sizeof(uint32_t));
   }
-  float limit() const;
+  float limit(float spread) const;
   void keep_best(size_t most);
   void enter();
   bool find_next(float limit);
@@ -163,6 +163,7 @@ class Walk {
   std::vector<float> bounds_;  // of all links of the followed row
   std::vector<int32_t> dots_;
   size_t n_rows_ = 0;
+  size_t most_scored_ = 0;
   size_t next_ = 0;  // no candidate before it is left to follow
   Candidate followed_ = 0;
   size_t n_expanded_ = 0;

@@ -2,6 +2,7 @@
 // sanitizers: every buffer has its exact size on the heap, so that one element too far is an error.
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -13,6 +14,7 @@
 #include <span>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "bitmap.h"
@@ -166,8 +168,11 @@ void test_forms() {
     };
     Forms found(dim);
     Forms wanted(dim);
-    ours.query_forms(x.data(), centre.data(), dim, 16000, found.forms);
-    plain.query_forms(x.data(), centre.data(), dim, 16000, wanted.forms);
+    for (const auto& [kernels, made] : {std::pair{&ours, &found}, std::pair{&plain, &wanted}}) {
+      kernels->query_steps(x.data(), centre.data(), dim, 16000, made->forms);
+      kernels->query_planes(x.data(), dim, made->forms);
+      kernels->query_tables(x.data(), dim, made->forms);
+    }
     CHECK(found.steps == wanted.steps && found.planes == wanted.planes && found.tables == wanted.tables);
     const QueryForms& forms = found.forms;
     CHECK(is_same(forms.step, wanted.forms.step) && is_same(forms.plane_step, wanted.forms.plane_step) &&
@@ -226,21 +231,31 @@ void test_forms() {
   }
 }
 
+// Against the definition: every coordinate is a sum of all with signs. The order of the coordinates is the kernel's
+// own.
 void test_hadamard() {
   for (size_t n = 64; n <= 4096; n *= 2) {
     const std::vector<float> x = draw_vectors(1, n);
+    const std::vector<float> by = draw_vectors(1, n);
     std::vector<float> used[2] = {x, x};
     std::vector<float> out[2] = {std::vector<float>(n), std::vector<float>(n)};
-    simd().quantized.hadamard(used[0].data(), out[0].data(), n);
-    scalar_simd().quantized.hadamard(used[1].data(), out[1].data(), n);
+    simd().quantized.hadamard(used[0].data(), by.data(), out[0].data(), n);
+    scalar_simd().quantized.hadamard(used[1].data(), by.data(), out[1].data(), n);
     CHECK(std::memcmp(out[0].data(), out[1].data(), n * sizeof(float)) == 0);
-    double before = 0;
-    double after = 0;
-    for (size_t i = 0; i < n; ++i) {
-      before += double{x[i]} * x[i];
-      after += double{out[0][i]} * out[0][i] / static_cast<double>(n);
+    for (size_t place = 0; place < n; place += n / 64) {
+      const size_t coordinate = place % (n / 8) * 8 + place / (n / 8);
+      double sum = 0;
+      for (size_t i = 0; i < n; ++i) {
+        sum += (std::popcount(i & coordinate) % 2 == 0 ? 1 : -1) * static_cast<double>(x[i]) * by[i];
+      }
+      CHECK(std::fabs(out[0][place] - sum) < 1e-3);
     }
-    CHECK(std::fabs(after / before - 1) < 1e-5);
+    std::vector<float> mixed[2] = {x, x};
+    simd().quantized.mix_halves(mixed[0].data(), n);
+    scalar_simd().quantized.mix_halves(mixed[1].data(), n);
+    CHECK(mixed[0] == mixed[1]);
+    simd().quantized.mix_halves(mixed[0].data(), n);
+    for (size_t i = 0; i < n; ++i) CHECK(std::fabs(mixed[0][i] - x[i]) < 1e-5);
   }
 }
 
@@ -365,7 +380,8 @@ void check_blocks(const GraphIndex& index, const std::vector<float>& queries) {
   std::vector<float> bounds(blocks.n_bounds());
   for (size_t q = 0; q < queries.size() / dim; ++q) {
     rows.prepare(queries.data() + q * dim, query);
-    rows.aim(query, 8);  // so many deviations that chance is left out
+    rows.add_tables(query);
+    query.margin = 8;  // so many deviations that chance is left out
     for (size_t row = 0; row < index.size(); ++row) {
       const auto id = static_cast<uint32_t>(row);
       int32_t dot = 0;

@@ -190,7 +190,6 @@ def test_effort_beyond_what_was_measured_scans(n: int, rng: np.random.Generator)
     vectors = rng.standard_normal((n, 24)).astype(np.float32)  # without clusters: hard for a graph, and quickly scanned
     graph = GraphIndex.build(vectors, metric="l2")
     most = graph.operating_points[-1]
-    assert most.recall < 0.99
     queries = rng.standard_normal((100, 24)).astype(np.float32)
     true, _ = graph.search(queries, 10, exact=True)
     trace = graph.trace(queries, 10, effort=2 * most.effort)
