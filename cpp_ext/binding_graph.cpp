@@ -297,6 +297,7 @@ void bind_graph(nb::module_& m) {
       .def("join", join, "threads"_a)
       .def("remove", remove, "rows"_a)
       .def("compacted", compacted, "threads"_a)
+      .def("emptied", &GraphIndex::emptied)
       .def("restore", restore, "rows"_a)
       .def("spread_for_effort", &GraphIndex::spread_for_effort, "effort"_a)
       .def("spread_for_recall", &GraphIndex::spread_for_recall, "recall"_a)

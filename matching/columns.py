@@ -14,20 +14,84 @@ import itertools
 import json
 from array import array
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 import cpp_ext
 from matching.container import ContainerWriter, open_container
-from matching.datapoint import Datapoint, Filter, NumericRestrict, NumericType, Restrict
+from matching.datapoint import Datapoint, Filter, NumericRestrict, NumericType, Operator, Restrict
 from matching.errors import InvalidCatalog, InvalidQuery, NotFound
 from matching.strings import StringColumn
 
 KIND = "columns"
 _FIELDS: dict[NumericType, str] = {"int64": "value_int", "float32": "value_float", "float64": "value_double"}
+
+
+class AnyColumns(Protocol):
+    """What is known of the rows of a version; `Columns` says what each of them tells."""
+
+    def __len__(self) -> int: ...
+    @property
+    def tags(self) -> NDArray[np.int32]: ...
+    def datapoint_id(self, row: int) -> str: ...
+    def crowding_tag(self, row: int) -> str | None: ...
+    def find(self, datapoint_id: str) -> int: ...
+    def row(self, datapoint_id: str) -> int: ...
+    def datapoint(self, row: int) -> Datapoint: ...
+    def facets(self, namespace: str) -> dict[str, int]: ...
+    def namespaces(self) -> tuple[str, ...]: ...
+    def numeric_types(self) -> dict[str, NumericType]: ...
+    def numeric_range(self, namespace: str) -> tuple[float, float] | None: ...
+    def matching(self, wanted: Filter) -> NDArray[np.uint64]: ...
+
+
+class TokenRows(Protocol):
+    """Inverted lists of one namespace and one side."""
+
+    def rows_of(self, token: str) -> NDArray[np.int32]:
+        """Return the rows that have a token, ascending."""
+        ...
+
+
+def restrict_tokens(
+    passing: NDArray[np.uint64], n_rows: int, restrict: Restrict, allow: TokenRows | None, deny: TokenRows | None
+) -> None:
+    """Keep in a bitmap of n_rows, in place, the rows that pass a restrict, given what rows allow and deny in its namespace."""
+    if restrict.allow:
+        allowed = cpp_ext.new_bitmap(n_rows)
+        for token in restrict.allow:
+            if allow is not None:
+                cpp_ext.set_rows(allowed, allow.rows_of(token))
+        cpp_ext.intersect(passing, allowed)
+        for token in restrict.allow:
+            if deny is not None:
+                cpp_ext.clear_rows(passing, deny.rows_of(token))
+    for token in restrict.deny:
+        if allow is not None:
+            cpp_ext.clear_rows(passing, allow.rows_of(token))
+
+
+def compared_value(wanted: NumericRestrict, held: NumericType) -> tuple[Operator, int | float]:
+    """Return the operator of a numeric restrict, and its value as numbers of type `held` are compared with it.
+
+    Raises:
+        InvalidQuery: it has no operator, or its type is another.
+    """
+    if wanted.op is None:
+        raise InvalidQuery(
+            f"[filter] the numeric restrict on {wanted.namespace!r} has no op; give one of LESS, LESS_EQUAL, EQUAL, "
+            "GREATER_EQUAL, GREATER, NOT_EQUAL"
+        )
+    if held != wanted.type:
+        raise InvalidQuery(
+            f"[filter] {wanted.namespace!r} holds {held} numbers and the query compares {wanted.type}; send the value as "
+            f"{_FIELDS[held]}"
+        )
+    return wanted.op, float(np.float32(wanted.value)) if held == "float32" else wanted.value
 
 
 class _Tokens:
@@ -85,6 +149,11 @@ class Columns:
         tag = int(self.tags[row])
         return None if tag < 0 else self._tag_names[tag].decode()
 
+    @cached_property
+    def tag_codes(self) -> dict[str, int]:
+        """The code in `tags` of each crowding tag."""
+        return {self._tag_names[code].decode(): code for code in range(len(self._tag_names))}
+
     def find(self, datapoint_id: str) -> int:
         """Return the row of an id, or -1."""
         return self._ids.find(datapoint_id.encode(errors="surrogatepass"))
@@ -104,8 +173,8 @@ class Columns:
         """Return all that is known of a row besides its vectors."""
         return _from_record(self.datapoint_id(row), json.loads(self._records[row]))
 
-    def facets(self, namespace: str) -> dict[str, int]:
-        """Return how many datapoints have each token of a namespace, most frequent first.
+    def facets(self, namespace: str, *, without: NDArray[np.uint64] | None = None) -> dict[str, int]:
+        """Return how many datapoints have each token of a namespace, most frequent first; those of a bitmap do not count.
 
         Raises:
             NotFound: no datapoint has the namespace.
@@ -113,7 +182,11 @@ class Columns:
         if namespace not in self._allow:
             raise NotFound(f"[facets] no namespace {namespace!r}; there are {sorted(self._allow)}")
         tokens = self._allow[namespace]
-        counts = np.diff(tokens.offsets)
+        ends = tokens.offsets
+        if without is not None and len(tokens.rows):
+            left_out = np.unpackbits(without.view(np.uint8), bitorder="little")[tokens.rows]
+            ends = ends - np.concatenate([[0], np.cumsum(left_out, dtype=np.int64)])[ends]
+        counts = np.diff(ends)
         order = np.argsort(-counts, kind="stable")
         return {tokens.vocabulary[int(at)].decode(): int(counts[at]) for at in order}
 
@@ -125,16 +198,18 @@ class Columns:
         """Return the type of each numeric namespace."""
         return {name: cast(NumericType, values.dtype.name) for name, values in self._numbers.items()}
 
-    def numeric_range(self, namespace: str) -> tuple[float, float]:
-        """Return the least and the greatest number of a namespace.
+    def numeric_range(self, namespace: str, *, without: NDArray[np.uint64] | None = None) -> tuple[float, float] | None:
+        """Return the least and the greatest number of a namespace, without the datapoints of a bitmap; None where none is left.
 
         Raises:
             NotFound: no datapoint has the namespace.
         """
         if namespace not in self._numbers:
             raise NotFound(f"[facets] no numeric namespace {namespace!r}; there are {sorted(self._numbers)}")
-        held = self._numbers[namespace][cpp_ext.rows_of(self._numbered[namespace], len(self))]
-        return float(held.min()), float(held.max())
+        numbered = self._numbered[namespace]
+        rows = cpp_ext.rows_of(numbered if without is None else numbered & ~without, len(self))
+        held = self._numbers[namespace][rows]
+        return (float(held.min()), float(held.max())) if len(held) else None
 
     def matching(self, wanted: Filter) -> NDArray[np.uint64]:
         """Return the bitmap of the rows that pass a filter.
@@ -144,45 +219,21 @@ class Columns:
         """
         passing = cpp_ext.new_bitmap(len(self), fill=True)
         for restrict in wanted.restricts:
-            self._intersect_tokens(passing, restrict)
+            namespace = restrict.namespace
+            restrict_tokens(passing, len(self), restrict, self._allow.get(namespace), self._deny.get(namespace))
         for number in wanted.numeric_restricts:
             self._intersect_number(passing, number)
         return passing
 
-    def _intersect_tokens(self, passing: NDArray[np.uint64], restrict: Restrict) -> None:
-        allow, deny = self._allow.get(restrict.namespace), self._deny.get(restrict.namespace)
-        if restrict.allow:
-            allowed = cpp_ext.new_bitmap(len(self))
-            for token in restrict.allow:
-                if allow is not None:
-                    cpp_ext.set_rows(allowed, allow.rows_of(token))
-            cpp_ext.intersect(passing, allowed)
-            for token in restrict.allow:
-                if deny is not None:
-                    cpp_ext.clear_rows(passing, deny.rows_of(token))
-        for token in restrict.deny:
-            if allow is not None:
-                cpp_ext.clear_rows(passing, allow.rows_of(token))
-
     def _intersect_number(self, passing: NDArray[np.uint64], wanted: NumericRestrict) -> None:
-        if wanted.op is None:
-            raise InvalidQuery(
-                f"[filter] the numeric restrict on {wanted.namespace!r} has no op; give one of LESS, LESS_EQUAL, EQUAL, "
-                "GREATER_EQUAL, GREATER, NOT_EQUAL"
-            )
         values = self._numbers.get(wanted.namespace)
+        held = wanted.type if values is None else cast(NumericType, values.dtype.name)
+        op, value = compared_value(wanted, held)
         if values is None:
             passing[:] = 0
             return
-        held = cast(NumericType, values.dtype.name)
-        if held != wanted.type:
-            raise InvalidQuery(
-                f"[filter] {wanted.namespace!r} holds {held} numbers and the query compares {wanted.type}; send the value as "
-                f"{_FIELDS[held]}"
-            )
-        value = float(np.float32(wanted.value)) if held == "float32" else wanted.value
         cpp_ext.intersect(passing, self._numbered[wanted.namespace])
-        cpp_ext.compare(passing, cast(NDArray[np.float64], values), wanted.op, value)
+        cpp_ext.compare(passing, cast(NDArray[np.float64], values), op, value)
 
 
 class ColumnsBuilder:

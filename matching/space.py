@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +44,17 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Datapoint rows first_row .. first_row + n_rows; offsets int64[n_rows + 1] where a datapoint owns several vectors."""
+    """Datapoint rows first_row .. first_row + n_rows; offsets int64[n_rows + 1] where a datapoint owns several vectors.
+
+    A shard without an index is scanned. The index of one that `grows` may hold more vectors than the shard knows of.
+    """
 
     first_row: int
     n_rows: int
     vectors: NDArray[np.float32]
     offsets: NDArray[np.int64] | None
     index: GraphIndex | FaissIndex | None
+    grows: bool = False
 
     def owners(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Turn vector positions into shard rows; -1 stays -1."""
@@ -72,16 +76,29 @@ class Shard:
         of_vectors = np.packbits(np.repeat(bits, np.diff(self.offsets)), bitorder="little")
         return np.pad(of_vectors, (0, -len(of_vectors) % 8)).view(np.uint64)
 
+    def _has_all(self, matching: Bitmap) -> bool:
+        words = np.ascontiguousarray(self.words(matching))
+        return not self.grows and cpp_ext.count(words, self.n_rows) == self.n_rows
+
     def candidates(
         self, queries: NDArray[np.float32], n: int, effort: int, matching: Bitmap | None
     ) -> NDArray[np.int64]:
         """Return the vector positions that the index finds, best first, -1 where there are fewer."""
-        selected = None if matching is None else self.selected(matching)
+        selected = None if matching is None or self._has_all(matching) else self.selected(matching)
         n = min(n, max(len(self.vectors), 1))
         if isinstance(self.index, GraphIndex):
-            return self.index.search(queries, n, effort=effort, mask=selected)[0]
+            n_known = len(self.vectors) if self.grows else None
+            return self.index.search(queries, n, effort=effort, mask=selected, n_rows=n_known)[0]
         assert self.index is not None
         return self.index.search(queries, n, effort=effort, selected=selected)
+
+
+class SparseSide(Protocol):
+    """The sparse vectors beside the dense ones."""
+
+    def scores(self, queries: SparseRows, n_rows: int) -> NDArray[np.float32]:
+        """Return the inner products of sparse queries with all datapoints, float32[q, n_rows]."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +139,18 @@ class Space:
         shards: Sequence[Shard],
         *,
         n_rows: int,
-        sparse: SparseIndex | None = None,
+        sparse: SparseSide | None = None,
         encoder: EncoderSpec | None = None,
+        present: Bitmap | None = None,
     ) -> None:
+        """Take the shards of `n_rows` rows; `present`: those that may be found, when they are not all that own a vector."""
         self.entry = entry
         self.shards = tuple(shards)
         self.n_rows = n_rows
         self.encoder = encoder
-        self._sparse = sparse
+        self.sparse = sparse
+        self._present = present
+        self.n_datapoints = entry.n_datapoints if present is None else cpp_ext.count(present, n_rows)
 
     @property
     def name(self) -> str:
@@ -164,7 +185,7 @@ class Space:
     @property
     def n_vectors(self) -> int:
         """Number of vectors, which may be more or fewer than datapoints."""
-        return self.entry.n_vectors
+        return sum(len(shard.vectors) for shard in self.shards)
 
     @property
     def recall(self) -> float:
@@ -174,11 +195,13 @@ class Space:
     @property
     def has_sparse(self) -> bool:
         """Whether queries may carry a sparse side."""
-        return self._sparse is not None
+        return self.sparse is not None
 
     @cached_property
     def present(self) -> Bitmap | None:
-        """Bitmap of the datapoints that own a vector here, None where all do."""
+        """Bitmap of the datapoints that may be found here, None where all rows may."""
+        if self._present is not None:
+            return self._present
         if not self.entry.is_grouped or self.entry.n_datapoints == self.n_rows:
             return None
         bitmap = cpp_ext.new_bitmap(self.n_rows)
@@ -207,12 +230,12 @@ class Space:
         if exact or name == "flat":
             return Plan("exact")
         kind: PlanKind = "ivf" if name == "ivfpq" else "graph"
-        if effort is not None and n_matching >= self.entry.n_datapoints:
+        if effort is not None and n_matching >= self.n_datapoints:
             return Plan(kind, max(effort, k) if name == "hnsw" else effort)
         if n_matching <= self.entry.exact_below:
             return Plan("exact")
         target = self.entry.recall_target if recall_target is None else recall_target
-        selectivity = n_matching / max(self.entry.n_datapoints, 1)
+        selectivity = n_matching / max(self.n_datapoints, 1)
         points = [p for p in self.entry.operating_table if p.recall_target >= target and p.selectivity <= selectivity]
         if not points:
             return Plan("exact")
@@ -248,9 +271,9 @@ class Space:
         """
         ask = _Ask(queries, k, matching, None, tags, tag_cap)
         scores = None
-        if sparse is not None and self._sparse is not None:
+        if sparse is not None and self.sparse is not None:
             alpha = np.float32(self.entry.alpha)
-            scores = self._sparse.scores(sparse, self.n_rows)
+            scores = self.sparse.scores(sparse, self.n_rows)
             ask = _Ask(queries * alpha, k, matching, scores * (alpha - 1), tags, tag_cap)
         if plan.kind == "exact":
             rows, distances = self._scan(ask)
@@ -274,6 +297,10 @@ class Space:
         n_scanned = 0
         found = []
         for shard in self.shards:
+            if shard.index is None:
+                found.append(self._scan_shard(shard, ask))
+                n_scanned += shard.n_rows * len(ask.queries)
+                continue
             candidates = shard.owners(shard.candidates(ask.queries, n_candidates, plan.effort, ask.matching))
             if scores is not None:
                 candidates = np.hstack([candidates, self._best_sparse(shard, ask, scores, n_candidates)])
@@ -320,24 +347,21 @@ class Space:
         return np.where(np.take_along_axis(part, best, axis=1) > 0, best, -1)
 
     def _scan(self, ask: _Ask) -> Found:
-        found = []
-        for shard in self.shards:
-            mask = None if ask.matching is None else np.ascontiguousarray(shard.words(ask.matching))
-            found.append(
-                cpp_ext.scan(
-                    shard.vectors,
-                    ask.queries,
-                    ask.k,
-                    metric=self._kernel_metric,
-                    mask=mask,
-                    offsets=shard.offsets,
-                    best_of=self.entry.best_of,
-                    bias=ask.bias_of(shard),
-                    tags=ask.tags_of(shard),
-                    tag_cap=ask.tag_cap,
-                )
-            )
-        return self._merged(found, ask)
+        return self._merged([self._scan_shard(shard, ask) for shard in self.shards], ask)
+
+    def _scan_shard(self, shard: Shard, ask: _Ask) -> Found:
+        return cpp_ext.scan(
+            shard.vectors,
+            ask.queries,
+            ask.k,
+            metric=self._kernel_metric,
+            mask=None if ask.matching is None else np.ascontiguousarray(shard.words(ask.matching)),
+            offsets=shard.offsets,
+            best_of=self.entry.best_of,
+            bias=ask.bias_of(shard),
+            tags=ask.tags_of(shard),
+            tag_cap=ask.tag_cap,
+        )
 
     def _merged(self, found: Sequence[Found], ask: _Ask) -> Found:
         if len(self.shards) == 1:

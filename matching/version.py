@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cpp_ext
-from matching.columns import Columns
+from matching.columns import AnyColumns, Columns
 from matching.container import open_container
 from matching.datapoint import Datapoint, Filter, Neighbor, NumericType, SparseRows
 from matching.encoder_spec import EncoderSpec
@@ -49,7 +49,7 @@ class SearchResult:
 class IndexVersion:
     """A sealed version, memory-mapped. Immutable and thread-safe."""
 
-    def __init__(self, version_id: str, manifest: Manifest, columns: Columns, spaces: Mapping[str, Space]) -> None:
+    def __init__(self, version_id: str, manifest: Manifest, columns: AnyColumns, spaces: Mapping[str, Space]) -> None:
         self.version_id = version_id
         self.manifest = manifest
         self.columns = columns
@@ -151,7 +151,7 @@ class IndexVersion:
                 f"{'a' if target.has_sparse else 'no'} sparse side; send one a query, or none"
             )
         matching = self._matching(target, filter, self._known_rows(exclude))
-        n_matching = target.entry.n_datapoints if matching is None else cpp_ext.count(matching, self.n_datapoints)
+        n_matching = target.n_datapoints if matching is None else cpp_ext.count(matching, len(self.columns))
         plan = target.plan(k, n_matching, exact=exact, effort=effort, recall_target=recall_target)
         rows, distances, n_scanned = target.search(
             plan,
@@ -240,8 +240,8 @@ class IndexVersion:
         """Return the type of each numeric namespace."""
         return self.columns.numeric_types()
 
-    def numeric_range(self, namespace: str) -> tuple[float, float]:
-        """Return least and greatest number of a namespace."""
+    def numeric_range(self, namespace: str) -> tuple[float, float] | None:
+        """Return least and greatest number of a namespace, None where no datapoint has one."""
         return self.columns.numeric_range(namespace)
 
     def _known_rows(self, datapoint_ids: Sequence[str]) -> list[int]:

@@ -220,7 +220,7 @@ class Recommender:
             raise InvalidQuery(f"[browse] offset is {offset}; expected 0 or more")
 
         def read() -> Window:
-            rows = cpp_ext.rows_of(version.columns.matching(wanted), version.n_datapoints)
+            rows = cpp_ext.rows_of(version.columns.matching(wanted), len(version.columns))
             places = _spread(len(rows), offset, n)
             datapoints = tuple(version.columns.datapoint(int(rows[place])) for place in places)
             return Window(version.version_id, len(rows), datapoints)
@@ -251,8 +251,9 @@ class Recommender:
                     continue
                 tokens[namespace] = dict(list(counts.items())[:_MAX_FACET_TOKENS])
             for namespace in numbers:
-                if namespace in types:
-                    ranges[namespace] = NumericFacet(*version.numeric_range(namespace), types[namespace])
+                ends = version.numeric_range(namespace) if namespace in types else None
+                if ends is not None:
+                    ranges[namespace] = NumericFacet(*ends, types[namespace])
             return Facets(version.version_id, tokens, ranges)
 
         return await self._in_thread(read, deadline)

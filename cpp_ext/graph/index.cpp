@@ -703,7 +703,7 @@ size_t GraphIndex::add(const float* vectors, size_t n, size_t n_threads) {
     const size_t start = n_rows_;
     {
       const std::unique_lock lock(mutex_);
-      if (start == 0) rows_.learn(vectors, n);
+      if (!rows_.is_learnt()) rows_.learn(vectors, n);
       rows_.append(vectors + done * rows_.dim(), batch, n_threads);
       neighbors_.own();
       neighbors_.resize(rows_.size() * options_.degree);
@@ -788,6 +788,16 @@ std::unique_ptr<GraphIndex> GraphIndex::compacted(size_t n_threads, std::vector<
   out->choose_entries();
   connect(out->graph(n), out->neighbors_.writable(), nullptr);
   out->pack(n_threads);
+  return out;
+}
+
+std::unique_ptr<GraphIndex> GraphIndex::emptied() const {
+  const std::shared_lock lock(mutex_);
+  auto out = std::make_unique<GraphIndex>(rows_.dim(), rows_.metric(), seed_, options_, is_packed());
+  out->rows_.take(rows_, {});
+  out->table_ = table_;
+  out->scan_table_ = scan_table_;
+  out->costs_ = costs_.load();
   return out;
 }
 

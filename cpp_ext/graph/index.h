@@ -83,6 +83,8 @@ class GraphIndex {
   size_t remove(std::span<const int64_t> rows);
   // The live rows alone, renumbered in order, their links repaired; old_rows: the number each had here.
   std::unique_ptr<GraphIndex> compacted(size_t n_threads, std::vector<int64_t>& old_rows) const;
+  // None of the rows, but what was learnt and measured of them: for rows of their kind.
+  std::unique_ptr<GraphIndex> emptied() const;
 
   struct State {
     QuantizedRows::Arrays rows;

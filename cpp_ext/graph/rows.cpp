@@ -78,6 +78,7 @@ void QuantizedRows::borrow(const Arrays& arrays) {
   centre_.assign(arrays.centre.begin(), arrays.centre.end());
   centre_square_ = dot(centre_.data(), centre_.data(), padded_);
   longest_ = arrays.longest;
+  is_learnt_ = true;
 }
 
 void QuantizedRows::rank_from(int file, uint64_t offset) { fine_file_ = FineFile(file, offset); }
@@ -103,6 +104,7 @@ size_t QuantizedRows::owned_bytes() const {
 }
 
 void QuantizedRows::learn(const float* vectors, size_t n) {
+  is_learnt_ = true;
   const size_t dim = rotation_.dim();
   const size_t stride = std::max<size_t>(1, n / sample_limit);
   std::vector<double> sum(dim);
@@ -235,6 +237,7 @@ void QuantizedRows::put_in_block(size_t row) {
 }
 
 void QuantizedRows::take(const QuantizedRows& other, std::span<const int64_t> rows) {
+  is_learnt_ = true;
   centre_ = other.centre_;
   centre_square_ = other.centre_square_;
   longest_ = other.longest_;

@@ -108,6 +108,7 @@ class QuantizedRows {
 
   // Learns centre and greatest length; before the first append.
   void learn(const float* vectors, size_t n);
+  bool is_learnt() const { return is_learnt_; }
   // Finite vectors [n, dim]; may be larger than memory: read once, in order.
   void append(const float* vectors, size_t n, size_t n_threads);
   void reserve(size_t n);
@@ -172,6 +173,7 @@ class QuantizedRows {
   Metric metric_;
   size_t padded_;
   size_t sign_stride_;
+  bool is_learnt_ = false;
   float longest_ = 1;  // L
   float centre_square_ = 0;
   std::vector<float> centre_;

@@ -1,5 +1,6 @@
-"""What changes while an index version serves: writes, and the log that keeps them."""
+"""What changes while an index version serves: writes, the log that keeps them, and the index that takes them in."""
 
+from matching.live.live_index import LiveIndex, LiveVersion
 from matching.live.recovery import salvage
 from matching.live.segment import Record
 from matching.live.write import Change, Delete, Upsert, Write, pack_write, unpack_write
@@ -9,6 +10,8 @@ __all__ = [
     "Appended",
     "Change",
     "Delete",
+    "LiveIndex",
+    "LiveVersion",
     "Record",
     "Upsert",
     "Write",

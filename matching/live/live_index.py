@@ -1,0 +1,382 @@
+"""An index version that takes writes: what the log acknowledges is searched with the base from a moment later on.
+
+    write -> checked -> write log, synced -> acknowledged
+                            |
+             one thread applies them in sequence -> records, delta of each space -> next snapshot
+
+A snapshot is an index version like any other, of a sequence. Deleted and replaced rows of the base are left out by bitmap, rows
+that were added lie in one more shard of each space, with a graph of its own where the base has graphs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+import cpp_ext
+from matching.columns import Columns
+from matching.datapoint import Datapoint, NumericType, SparseRows
+from matching.errors import DeadlineExceeded, InvalidInput, LikewiseError, NotFound, Unavailable
+from matching.graph_index import GraphIndex
+from matching.live.columns import WORD, LiveColumns, Records
+from matching.live.growing import Growing
+from matching.live.write import Change, Delete, Upsert, Write, pack_write, unpack_write
+from matching.live.write_log import Appended, WriteLog
+from matching.space import Shard, Space, SparseSide
+from matching.version import MAX_MAGNITUDE, MIN_NORM, IndexVersion
+
+_logger = logging.getLogger(__name__)
+MAX_ID_BYTES = 1024
+_BATCH = 1024  # writes applied before searches see them
+_PATIENCE_S = 0.1
+
+
+class LiveVersion(IndexVersion):
+    """What a request is answered from: the base and all writes up to `sequence`. Immutable and thread-safe."""
+
+    def __init__(self, base: IndexVersion, columns: LiveColumns, spaces: Mapping[str, Space], sequence: int) -> None:
+        super().__init__(base.version_id, base.manifest, columns, spaces)
+        self.sequence = sequence
+        self._n_datapoints = columns.n_live
+
+    @property
+    def n_datapoints(self) -> int:
+        """Number of datapoints that are there."""
+        return self._n_datapoints
+
+
+class LiveIndex:
+    """A base version, the writes of its log, and the snapshot of both. Thread-safe."""
+
+    def __init__(self, base: IndexVersion, log: WriteLog, *, sequence: int = 0, threads: int = 1) -> None:
+        """Apply what the log holds, then follow it.
+
+        Args:
+            base: the version that the writes change.
+            log: of those writes; stays the caller's, who closes it after this.
+            sequence: the last write that the base has in it.
+            threads: that link added rows.
+
+        Raises:
+            InvalidInput: the base is a snapshot of another live index.
+            NotFound: writes behind `sequence` were truncated from the log.
+            CorruptArtifact: a record of the log is no write.
+        """
+        if not isinstance(base.columns, Columns):
+            raise InvalidInput("[open] the base is live itself; expected a sealed version")
+        self._log = log
+        self._threads = threads
+        self._base = base
+        self._records = Records(base.columns)
+        self._deltas = {name: _Delta(space, len(base.columns)) for name, space in base.spaces.items()}
+        self._types: dict[str, NumericType] = dict(base.numeric_types())
+        self._checking = threading.Lock()  # numeric types are agreed on in one order
+        self._published = threading.Condition()
+        self._sequence = sequence
+        self._snapshot = self._view()
+        self._failure: str | None = None
+        self._is_closed = False
+        self._catch_up()
+        self._applying = threading.Thread(target=self._follow, name="live-index", daemon=True)
+        self._applying.start()
+
+    @property
+    def snapshot(self) -> LiveVersion:
+        """What a request that begins now is answered from."""
+        return self._snapshot
+
+    @property
+    def failure(self) -> str | None:
+        """Why writes are refused, None while all is well; reads go on."""
+        return self._failure or self._log.failure
+
+    @property
+    def n_written(self) -> int:
+        """Writes since the base: what a compaction would fold into the next version."""
+        return len(self._records)
+
+    def write(self, writes: Sequence[Write], *, request_id: str | None = None) -> Appended:
+        """Take writes, all or none, and return when they are on disk; searches see them a moment later, see `wait`.
+
+        Of several writes of one datapoint the last one holds.
+
+        Args:
+            writes: at least one.
+            request_id: of what is repeated: a known one is answered as the first time and changes nothing.
+
+        Returns:
+            Their sequences; the last one is the version token to read one's own writes by.
+
+        Raises:
+            InvalidInput: a vector is missing, of another dimension, not finite or without direction, a space is unknown, or
+                a number is of another type than its namespace.
+            NotFound: a change of a datapoint that is not there.
+            Unavailable: the log takes no more writes; see `failure`.
+        """
+        if self._failure is not None:
+            raise Unavailable(f"[write] {self._failure}; reads go on, mend it and start again")
+        with self._checking:
+            added: set[str] = set()
+            types = dict(self._types)
+            for write in writes:
+                self._check(write, types, added)
+            self._types = types
+        return self._log.append([pack_write(write) for write in writes], request_id=request_id)
+
+    def wait(self, sequence: int, *, deadline: float) -> LiveVersion:
+        """Return a snapshot that has a write in it.
+
+        Args:
+            sequence: the write's version token.
+            deadline: when to give up, on `time.monotonic`'s clock.
+
+        Raises:
+            DeadlineExceeded: it was not applied in time, or there is no such write yet.
+            Unavailable: nothing is applied any more.
+        """
+        with self._published:
+            self._published.wait_for(
+                lambda: self._snapshot.sequence >= sequence or self._failure is not None or self._is_closed,
+                max(deadline - time.monotonic(), 0),
+            )
+            snapshot = self._snapshot
+        if snapshot.sequence >= sequence:
+            return snapshot
+        if self._failure is not None or self._is_closed:
+            why = self._failure or "the index is closed"
+            raise Unavailable(f"[read] write {sequence} is not applied: {why}; ask another replica")
+        raise DeadlineExceeded(f"[read] write {sequence} is not applied yet, {snapshot.sequence} is; ask again")
+
+    def close(self) -> None:
+        """Stop following the log. Snapshots can be searched on."""
+        with self._published:
+            self._is_closed = True
+            self._published.notify_all()
+        self._applying.join()
+
+    def _check(self, write: Write, types: dict[str, NumericType], added: set[str]) -> None:
+        datapoint_id = write.datapoint_id if isinstance(write, Delete) else write.datapoint.datapoint_id
+        if not 1 <= len(datapoint_id.encode(errors="surrogatepass")) <= MAX_ID_BYTES:
+            raise InvalidInput(
+                f"[write] a datapoint id of {len(datapoint_id):,} characters; expected 1 to {MAX_ID_BYTES} bytes"
+            )
+        if isinstance(write, Delete):
+            added.discard(datapoint_id)
+            return
+        for number in write.datapoint.numeric_restricts:
+            held = types.setdefault(number.namespace, number.type)
+            if held != number.type:
+                raise InvalidInput(
+                    f"[write] datapoint {datapoint_id!r} has {number.type} in the numeric namespace {number.namespace!r}, "
+                    f"which holds {held}; use one type a namespace"
+                )
+        if isinstance(write, Upsert):
+            self._check_vectors(write)
+            added.add(datapoint_id)
+        elif datapoint_id not in added and self._snapshot.columns.find(datapoint_id) < 0:
+            raise NotFound(f"[write] no datapoint {datapoint_id!r} to change; upsert it with its vectors")
+
+    def _check_vectors(self, write: Upsert) -> None:
+        datapoint_id = write.datapoint.datapoint_id
+        unknown = sorted({*write.vectors, *write.sparse} - {*self._base.spaces})
+        if unknown:
+            raise InvalidInput(
+                f"[write] datapoint {datapoint_id!r} has vectors of {unknown}; the spaces are {sorted(self._base.spaces)}"
+            )
+        for name, space in self._base.spaces.items():
+            vectors = write.vectors.get(name)
+            n = 0 if vectors is None else len(vectors)
+            if n != 1 and not space.entry.is_grouped:
+                raise InvalidInput(
+                    f"[write] datapoint {datapoint_id!r} has {n} vectors in space {name!r}; expected one of {space.dim} numbers"
+                )
+            if vectors is not None:
+                _check_numbers(datapoint_id, space, vectors)
+            if name in write.sparse and not (space.has_sparse and len(write.sparse[name]) == n == 1):
+                raise InvalidInput(
+                    f"[write] datapoint {datapoint_id!r} has a sparse vector in space {name!r}; expected one beside a dense one, "
+                    f"in a space with a sparse side"
+                )
+
+    def _catch_up(self) -> None:
+        while self._log.last_sequence > self._sequence:
+            self._apply_some()
+        self._publish()
+
+    def _follow(self) -> None:
+        try:
+            while not self._is_closed:
+                if self._log.wait(self._sequence + 1, timeout_s=_PATIENCE_S):
+                    self._apply_some()
+                    self._publish()
+        except (LikewiseError, OSError) as error:
+            if self._is_closed:
+                return
+            _logger.exception("writes are no longer applied")
+            with self._published:
+                self._failure = f"writes are no longer applied: {error}"
+                self._published.notify_all()
+
+    def _apply_some(self) -> None:
+        """Apply up to a batch of what the log holds."""
+        for record in itertools.islice(self._log.read(self._sequence + 1), _BATCH):
+            self._apply(unpack_write(record.payload))
+            self._sequence = record.sequence
+        for delta in self._deltas.values():
+            delta.link(self._threads)
+
+    def _apply(self, write: Write) -> None:
+        records = self._records
+        if isinstance(write, Delete):
+            if records.row(write.datapoint_id) >= 0:
+                records.remove(write.datapoint_id)
+        elif isinstance(write, Change):
+            before = records.datapoint(write.datapoint.datapoint_id)
+            if before is not None:  # it may have been deleted since the change was taken
+                records.change(_changed(before, write))
+        else:
+            row = records.add(write.datapoint) - records.first_row
+            for name, delta in self._deltas.items():
+                delta.add(row, write.vectors.get(name), write.sparse.get(name))
+
+    def _view(self) -> LiveVersion:
+        columns = self._records.view()
+        spaces = {name: delta.view(columns) for name, delta in self._deltas.items()}
+        return LiveVersion(self._base, columns, spaces, self._sequence)
+
+    def _publish(self) -> None:
+        snapshot = self._view()
+        with self._published:
+            self._snapshot = snapshot
+            self._published.notify_all()
+
+
+class _Delta:
+    """What was added to one space. One thread adds; views are for any."""
+
+    def __init__(self, space: Space, n_base_rows: int) -> None:
+        self._space = space
+        self._n_base_rows = n_base_rows
+        self._first_row = -(-n_base_rows // WORD) * WORD
+        self._vectors: Growing[np.float32] = Growing(np.float32, (space.dim,))
+        self._ends: Growing[np.int64] = Growing(np.int64)
+        self._ends.append(0)
+        self._sparse = None if space.sparse is None else _SparseDelta(space.sparse, n_base_rows, self._first_row)
+        first = next((shard.index for shard in space.shards if isinstance(shard.index, GraphIndex)), None)
+        self._graph = None if first is None else first.emptied()
+
+    def add(self, row: int, vectors: NDArray[np.float32] | None, sparse: SparseRows | None) -> None:
+        """Give a row, counted from those added, its vectors."""
+        if vectors is not None:
+            norms = np.linalg.norm(vectors, axis=1, keepdims=True) if self._space.metric == "cosine" else 1
+            self._vectors.extend(vectors / norms)
+        self._ends.append(len(self._vectors))
+        if sparse is not None and self._sparse is not None:
+            self._sparse.add(row, sparse)
+
+    def link(self, threads: int) -> None:
+        """Link what was added since the last time."""
+        if self._graph is not None and self._graph.n_rows < len(self._vectors):
+            self._graph.add(self._vectors.view()[self._graph.n_rows :], threads=threads)
+
+    def view(self, columns: LiveColumns) -> Space:
+        """Return the space with what was added, for good."""
+        space = self._space
+        n_rows = len(columns)
+        n_added = n_rows - self._first_row
+        if n_added == 0 and columns.n_live == self._n_base_rows == n_rows:
+            return space
+        ends = self._ends.view(n_added + 1)
+        offsets = ends if space.entry.is_grouped else None
+        vectors = self._vectors.view(int(ends[-1]))
+        added = Shard(self._first_row, n_added, vectors, offsets, self._graph, grows=True)
+        shards = (*space.shards, added) if n_added else space.shards
+        sparse = space.sparse if self._sparse is None else self._sparse.view(n_added)
+        return Space(
+            space.entry,
+            shards,
+            n_rows=n_rows,
+            sparse=sparse,
+            encoder=space.encoder,
+            present=self._present(columns, np.diff(ends) > 0),
+        )
+
+    def _present(self, columns: LiveColumns, has_vector: NDArray[np.bool_]) -> NDArray[np.uint64]:
+        present: NDArray[np.uint64] = columns.live.copy()
+        of_base = self._space.present
+        if of_base is not None:
+            present[: len(of_base)] &= of_base
+        if not has_vector.all():
+            cpp_ext.clear_rows(present, self._first_row + np.flatnonzero(~has_vector))
+        return present
+
+
+class _SparseDelta:
+    """Sparse vectors of added rows, by dimension."""
+
+    def __init__(self, base: SparseSide, n_base_rows: int, first_row: int) -> None:
+        self.base = base
+        self.n_base_rows = n_base_rows
+        self.first_row = first_row
+        self.rows: dict[int, Growing[np.int64]] = {}
+        self.weights: dict[int, Growing[np.float32]] = {}
+
+    def add(self, row: int, sparse: SparseRows) -> None:
+        for dimension, weight in zip(sparse.dimensions.tolist(), sparse.values.tolist(), strict=True):
+            self.weights.setdefault(dimension, Growing(np.float32)).append(weight)
+            self.rows.setdefault(dimension, Growing(np.int64)).append(row)
+
+    def view(self, n_added: int) -> SparseSide:
+        return _SparseView(self, n_added)
+
+
+@dataclass(frozen=True, slots=True)
+class _SparseView:
+    """The sparse side of the base and of the first so many rows that were added."""
+
+    _delta: _SparseDelta
+    _n_added: int
+
+    def scores(self, queries: SparseRows, n_rows: int) -> NDArray[np.float32]:
+        """Return the inner products of sparse queries with all rows, float32[q, n_rows]."""
+        delta = self._delta
+        scores = np.zeros((len(queries), n_rows), np.float32)
+        scores[:, : delta.n_base_rows] = delta.base.scores(queries, delta.n_base_rows)
+        added = scores[:, delta.first_row : delta.first_row + self._n_added]
+        for query, own in enumerate(added):
+            part = slice(int(queries.offsets[query]), int(queries.offsets[query + 1]))
+            for dimension, weight in zip(queries.dimensions[part].tolist(), queries.values[part].tolist(), strict=True):
+                rows = delta.rows.get(dimension)
+                if rows is None:
+                    continue
+                known = rows.view()
+                known = known[: np.searchsorted(known, self._n_added)]
+                own[known] += np.float32(weight) * delta.weights[dimension].view(len(known))
+        return scores
+
+
+def _changed(before: Datapoint, change: Change) -> Datapoint:
+    wanted = change.datapoint
+    return replace(before, **{name: getattr(wanted, name) for name in change.fields})
+
+
+def _check_numbers(datapoint_id: str, space: Space, vectors: NDArray[np.float32]) -> None:
+    if vectors.ndim != 2 or vectors.shape[1] != space.dim:
+        raise InvalidInput(
+            f"[write] datapoint {datapoint_id!r} has vectors {list(vectors.shape)} in space {space.name!r}; expected "
+            f"[m, {space.dim}]"
+        )
+    norms = np.sqrt(np.einsum("md,md->m", vectors, vectors))  # not finite where a value is not
+    least = MIN_NORM if space.metric == "cosine" else 0
+    if len(norms) and not (norms.max() <= MAX_MAGNITUDE and norms.min() >= least):
+        raise InvalidInput(
+            f"[write] datapoint {datapoint_id!r} has a vector in space {space.name!r} that holds a value that is not finite, or "
+            f"whose norm is not within {least:g} and {MAX_MAGNITUDE:g}; send finite numbers"
+        )
