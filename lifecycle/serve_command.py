@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,6 +28,9 @@ def serve(
     grpc_port: Annotated[
         int, typer.Option("--grpc-port", min=0, max=65535, help="0 takes a free port and prints it.")
     ] = 8081,
+    log: Annotated[
+        Path | None, typer.Option("--log", help="Folder of the write log; without one the service takes no writes.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Write no line for each request.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,10 +42,11 @@ def serve(
 
     held = Store(store)
     settings = load_settings(context.obj)
+    serving = settings.serving if log is None else settings.serving.model_copy(update={"write_log": log})
     run(
         held,
         name or only_alias(held),
-        settings=settings.serving,
+        settings=serving,
         auth=settings.auth,
         tls=settings.tls,
         host=host,

@@ -33,10 +33,12 @@ Context = grpc.aio.ServicerContext[bytes, Message]
 Work = Callable[[Any, RequestRecord, float], Awaitable[Message]]
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _REFUSING_S: Final = 0.2
-_SERVICES: Final = ("likewise.v1.MatchService", "likewise.v1.SearchService")
+_SERVICES: Final = ("likewise.v1.MatchService", "likewise.v1.IndexService", "likewise.v1.SearchService")
 ACCESS: Final[dict[str, Access]] = {  # what each method needs; one that is not here keeps the service from starting
     "/likewise.v1.MatchService/FindNeighbors": "read",
     "/likewise.v1.MatchService/ReadIndexDatapoints": "read",
+    "/likewise.v1.IndexService/UpsertDatapoints": "write",
+    "/likewise.v1.IndexService/RemoveDatapoints": "write",
     "/likewise.v1.SearchService/Search": "read",
     "/likewise.v1.SearchService/GetVersion": "read",
     "/grpc.health.v1.Health/Check": "open",
@@ -76,6 +78,11 @@ class GrpcApi:
             ReadIndexDatapoints=(pb.ReadIndexDatapointsRequest, self._read_datapoints),
         )
         self._add_service(
+            "IndexService",
+            UpsertDatapoints=(pb.UpsertDatapointsRequest, self._upsert),
+            RemoveDatapoints=(pb.RemoveDatapointsRequest, self._remove),
+        )
+        self._add_service(
             "SearchService",
             Search=(pb.SearchRequest, self._search),
             GetVersion=(pb.GetVersionRequest, self._version),
@@ -91,7 +98,9 @@ class GrpcApi:
         record.endpoint = "find_neighbors"
         queries = wire.read_find_neighbors(request)
         detail: Detail = "vectors" if request.return_full_datapoint else "id"
-        answer = await self._recommender.find_neighbors(queries, deadline=deadline, detail=detail)
+        answer = await self._recommender.find_neighbors(
+            queries, deadline=deadline, detail=detail, min_version=request.min_version
+        )
         record.answered(answer, max(query.options.k for query in queries))
         return wire.find_neighbors_message(answer)
 
@@ -99,9 +108,32 @@ class GrpcApi:
         self, request: pb.ReadIndexDatapointsRequest, record: RequestRecord, deadline: float
     ) -> pb.ReadIndexDatapointsResponse:
         record.endpoint = "read_datapoints"
-        answer = await self._recommender.read_datapoints(tuple(request.ids), deadline=deadline)
+        answer = await self._recommender.read_datapoints(
+            tuple(request.ids), deadline=deadline, min_version=request.min_version
+        )
         record.index_version, record.q = answer.version_id, len(request.ids)
         return wire.read_message(answer)
+
+    async def _upsert(
+        self, request: pb.UpsertDatapointsRequest, record: RequestRecord, deadline: float
+    ) -> pb.UpsertDatapointsResponse:
+        record.endpoint, record.q = "upsert", len(request.datapoints)
+        writes, restricts_only = wire.read_upsert(request)
+        written = await self._recommender.upsert(
+            writes, deadline=deadline, restricts_only=restricts_only, request_id=request.request_id or None
+        )
+        record.index_version = written.version_id
+        return wire.upsert_message(written)
+
+    async def _remove(
+        self, request: pb.RemoveDatapointsRequest, record: RequestRecord, deadline: float
+    ) -> pb.RemoveDatapointsResponse:
+        record.endpoint, record.q = "remove", len(request.datapoint_ids)
+        written = await self._recommender.remove(
+            tuple(request.datapoint_ids), deadline=deadline, request_id=request.request_id or None
+        )
+        record.index_version = written.version_id
+        return wire.remove_message(written)
 
     async def _search(self, request: pb.SearchRequest, record: RequestRecord, deadline: float) -> pb.SearchResponse:
         asked = request.WhichOneof("query")

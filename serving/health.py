@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from matching.live import LiveIndex
 from serving.encoder_process import EncoderProcess
 
 _PING_S = 1.0
@@ -19,6 +20,7 @@ class HealthState:
     is_warm: bool
     encoders_answer: bool
     is_draining: bool
+    writes: str = "off"  # ok, or why none are taken; searches go on
 
     @property
     def is_ready(self) -> bool:
@@ -33,14 +35,16 @@ class HealthState:
             "warm": self.is_warm,
             "encoders": self.encoders_answer,
             "draining": self.is_draining,
+            "writes": self.writes,
         }
 
 
 class Health:
     """Gathers readiness; the server tells it what happens. Belongs to one event loop."""
 
-    def __init__(self, encoders: EncoderProcess, *, is_verified: bool) -> None:
+    def __init__(self, encoders: EncoderProcess, *, is_verified: bool, live: LiveIndex | None = None) -> None:
         self._encoders = encoders
+        self._live = live
         self._is_verified = is_verified
         self._is_warm = False
         self._is_draining = False
@@ -62,4 +66,5 @@ class Health:
         elif not answered or time.monotonic() - at >= _PING_S:
             answered = await self._encoders.ping(_PING_S)
             self._pinged = (time.monotonic(), answered)
-        return HealthState(self._is_verified, self._is_warm, answered, self._is_draining)
+        writes = "off" if self._live is None else self._live.failure or "ok"
+        return HealthState(self._is_verified, self._is_warm, answered, self._is_draining, writes)

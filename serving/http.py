@@ -31,6 +31,8 @@ from serving.wire import vertex_json as wire
 
 FIND_NEIGHBORS: Final = "/v1/findNeighbors"
 IMAGE_SEARCH: Final = "/v1/search/image"
+UPSERT: Final = "/v1/upsertDatapoints"
+REMOVE: Final = "/v1/removeDatapoints"
 PAGE: Final = Path(__file__).parent / "page"
 _JSON: Final = "application/json"
 _FRONT: Final = {  # served path -> file below page/, content type
@@ -55,6 +57,8 @@ ACCESS: Final[dict[str, Access]] = {  # what each route needs; a route that is n
     "GET /v1/items/{datapoint_id:path}/similar": "read",
     f"POST {FIND_NEIGHBORS}": "read",
     "POST /v1/readIndexDatapoints": "read",
+    f"POST {UPSERT}": "write",
+    f"POST {REMOVE}": "write",
     "GET /v1/facets": "read",
     "GET /v1/versions/current": "read",
 }
@@ -130,6 +134,10 @@ class HttpApi:
              schema.FindNeighborsResponse, body=schema.FindNeighborsRequest, example=examples["find"])  # fmt: skip
         _add(api, "POST", "/v1/readIndexDatapoints", self.read_datapoints, "Items by id",
              schema.ReadIndexDatapointsResponse, body=schema.ReadIndexDatapointsRequest, example=examples["read"])  # fmt: skip
+        _add(api, "POST", UPSERT, self.upsert, "Put items in, replace them, or change their restricts alone",
+             schema.WriteResponse, body=schema.UpsertDatapointsRequest, example=examples["upsert"])  # fmt: skip
+        _add(api, "POST", REMOVE, self.remove, "Delete items", schema.WriteResponse,
+             body=schema.RemoveDatapointsRequest, example=examples["remove"])  # fmt: skip
         _add(api, "GET", "/v1/facets", self.facets, "Counts of tokens and ranges of numbers", schema.FacetsResponse,
              parameters=[
                  {"name": name, "in": "query", "schema": {"type": "array", "items": {"type": "string"}}, "description": meant,
@@ -192,18 +200,42 @@ class HttpApi:
 
     async def _find_neighbors(self, body: bytes, record: RequestRecord, deadline: float) -> bytes:
         record.endpoint = "find_neighbors"
-        queries, full = wire.parse_find_neighbors(wire.parse_body(body, self._settings.max_json_depth))
-        answer = await self._recommender.find_neighbors(queries, deadline=deadline, detail="vectors" if full else "id")
+        queries, full, token = wire.parse_find_neighbors(wire.parse_body(body, self._settings.max_json_depth))
+        answer = await self._recommender.find_neighbors(
+            queries, deadline=deadline, detail="vectors" if full else "id", min_version=token
+        )
         record.answered(answer, max(query.options.k for query in queries))
         return wire.dump(wire.find_neighbors_json(answer))
 
     async def read_datapoints(self, request: Request) -> Response:
         """Answer with items by id."""
         record = _begin(request, "read_datapoints")
-        ids, space = wire.parse_read(await self._json(request))
-        answer = await self._recommender.read_datapoints(ids, deadline=request.scope[DEADLINE], space=space)
+        ids, space, token = wire.parse_read(await self._json(request))
+        answer = await self._recommender.read_datapoints(
+            ids, deadline=request.scope[DEADLINE], space=space, min_version=token
+        )
         record.index_version, record.q = answer.version_id, len(ids)
         return _json(wire.read_json(answer))
+
+    async def upsert(self, request: Request) -> Response:
+        """Take datapoints."""
+        record = _begin(request, "upsert")
+        writes, restricts_only, request_id = wire.parse_upsert(await self._json(request))
+        record.q = len(writes)
+        written = await self._recommender.upsert(
+            writes, deadline=request.scope[DEADLINE], restricts_only=restricts_only, request_id=request_id
+        )
+        record.index_version = written.version_id
+        return _json(wire.written_json(written))
+
+    async def remove(self, request: Request) -> Response:
+        """Delete datapoints."""
+        record = _begin(request, "remove")
+        ids, request_id = wire.parse_remove(await self._json(request))
+        record.q = len(ids)
+        written = await self._recommender.remove(ids, deadline=request.scope[DEADLINE], request_id=request_id)
+        record.index_version = written.version_id
+        return _json(wire.written_json(written))
 
     async def facets(self, request: Request) -> Response:
         """Answer with counts and ranges."""
@@ -418,4 +450,6 @@ def _examples(recommender: Recommender, dim: int) -> dict[str, Any]:
             ]
         },
         "read": {"ids": [first]},
+        "upsert": {"datapoints": [{"datapointId": "new-item", "featureVector": unit, "restricts": restricts}]},
+        "remove": {"datapointIds": ["new-item"]},
     }

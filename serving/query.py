@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -138,6 +139,34 @@ class Facets:
 
 
 @dataclass(frozen=True, slots=True)
+class DatapointWrite:
+    """A datapoint to put in.
+
+    Attributes:
+        vectors: space to float32[dim]; the name "" stands for the only space of the version.
+        sparse: one row beside the dense vector of the only space.
+    """
+
+    datapoint: Datapoint
+    vectors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    sparse: SparseRows | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A write that is on disk.
+
+    Attributes:
+        version_token: a request that gives it as `min_version` sees the write.
+        is_repeat: the request id was known, and nothing was written again.
+    """
+
+    version_id: str
+    version_token: int
+    is_repeat: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SpaceInfo:
     """One space of the served version."""
 
@@ -153,9 +182,10 @@ class SpaceInfo:
 
 @dataclass(frozen=True, slots=True)
 class VersionInfo:
-    """The served version."""
+    """The served version; version_token is that of the newest write that searches see, 0 before the first."""
 
     version_id: str
     created_at: str
     n_datapoints: int
+    version_token: int
     spaces: tuple[SpaceInfo, ...]

@@ -19,11 +19,22 @@ import numpy as np
 import cpp_ext
 from embeddings.encoder import Content
 from matching.datapoint import Filter, SparseRows
-from matching.errors import DeadlineExceeded, InvalidContent, InvalidQuery, LimitExceeded, NotFound, Unavailable
+from matching.errors import (
+    DeadlineExceeded,
+    InvalidContent,
+    InvalidInput,
+    InvalidQuery,
+    LimitExceeded,
+    NotFound,
+    Unavailable,
+)
+from matching.live import Appended, Change, Delete, LiveIndex, LiveVersion, Upsert, Write
+from matching.live.write import FieldName
 from matching.version import IndexVersion, SearchResult
 from serving.encoder_process import EncoderProcess
 from serving.query import (
     Answer,
+    DatapointWrite,
     Detail,
     Facets,
     Found,
@@ -35,6 +46,7 @@ from serving.query import (
     SpaceInfo,
     VersionInfo,
     Window,
+    Written,
 )
 from serving.settings import ServingSettings
 
@@ -42,6 +54,8 @@ T = TypeVar("T")
 Asked = Literal["text", "image", "id"]
 _SIGNS = 16  # a scan by signs in the graph index is at least so many times as fast as one of float32
 _MAX_FACET_TOKENS = 200
+_WRITERS = 8  # writes that share one sync of the disk
+_RESTRICTS: frozenset[FieldName] = frozenset({"restricts", "numeric_restricts"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,25 +76,36 @@ class Recommender:
     """Neighbours of a text, a picture, an item or a vector. Belongs to one event loop."""
 
     def __init__(
-        self, snapshot: Snapshot, *, settings: ServingSettings, observer: SearchObserver | None = None
+        self,
+        snapshot: Snapshot,
+        *,
+        settings: ServingSettings,
+        observer: SearchObserver | None = None,
+        live: LiveIndex | None = None,
     ) -> None:
-        self._snapshot = snapshot
+        """Answer from a snapshot, or from the newest one of a live index, which then takes writes too."""
+        self._sealed = snapshot
+        self._live = live
         self._settings = settings
         self._observer = observer
         self._threads = ThreadPoolExecutor(settings.search_threads, thread_name_prefix="search")
+        self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="write")  # they wait for the disk, not the CPU
 
     @property
     def snapshot(self) -> Snapshot:
         """What a request that begins now is answered from."""
-        return self._snapshot
+        if self._live is None:
+            return self._sealed
+        return Snapshot(self._live.snapshot, self._sealed.encoders)
 
     def close(self) -> None:
-        """Wait for the searches under way and refuse new ones."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        """Wait for the searches and writes under way and refuse new ones."""
+        for threads in (self._threads, self._writers):
+            threads.shutdown(wait=True, cancel_futures=True)
 
     def warm(self) -> None:
         """Search every space once, approximately and exactly, so that no caller pays for the first touch."""
-        version = self._snapshot.version
+        version = self.snapshot.version
         for name, space in version.spaces.items():
             if space.n_vectors:
                 first = np.zeros((1, space.dim), np.float32)
@@ -152,17 +177,24 @@ class Recommender:
         return await self.find_neighbors((query,), deadline=deadline, detail=detail)
 
     async def find_neighbors(
-        self, queries: Sequence[NeighborQuery], *, deadline: float, detail: Detail = "id"
+        self, queries: Sequence[NeighborQuery], *, deadline: float, detail: Detail = "id", min_version: int = 0
     ) -> Answer:
         """Return the neighbours of each query of a batch, by vector or by id.
+
+        Args:
+            queries: at least one.
+            deadline: when to give up, on `time.monotonic`'s clock.
+            detail: what to tell of each neighbor.
+            min_version: version token of a write that the answer must know of.
 
         Raises:
             NotFound: a query's datapoint is not indexed.
             InvalidQuery: a query has neither vector nor id, or its options contradict the version.
             LimitExceeded: too many queries, or options over a limit.
             DeadlineExceeded: the time ran out.
+            Unavailable: writes are no longer applied.
         """
-        snapshot = self._snapshot
+        snapshot = await self._at_least(min_version, deadline)
         if not queries:
             raise InvalidQuery("[search] the request has no queries; expected at least one; add one to `queries`")
         if len(queries) > self._settings.max_queries:
@@ -173,9 +205,9 @@ class Recommender:
         return await self._answer(snapshot, queries, spaces, detail, deadline)
 
     async def read_datapoints(
-        self, datapoint_ids: Sequence[str], *, deadline: float, space: str | None = None
+        self, datapoint_ids: Sequence[str], *, deadline: float, space: str | None = None, min_version: int = 0
     ) -> ReadAnswer:
-        """Return datapoints in the order asked, with their vectors in one space.
+        """Return datapoints in the order asked, with their vectors in one space, as of `min_version` or later.
 
         Raises:
             NotFound: one of them is not indexed.
@@ -183,7 +215,7 @@ class Recommender:
             LimitExceeded: too many ids.
             DeadlineExceeded: the time ran out.
         """
-        version = self._snapshot.version
+        version = (await self._at_least(min_version, deadline)).version
         if not datapoint_ids:
             raise InvalidQuery("[read] the request has no ids; expected at least one; add one to `ids`")
         if len(datapoint_ids) > self._settings.max_ids:
@@ -199,6 +231,52 @@ class Recommender:
 
         return await self._in_thread(read, deadline)
 
+    async def upsert(
+        self,
+        writes: Sequence[DatapointWrite],
+        *,
+        deadline: float,
+        restricts_only: bool = False,
+        request_id: str | None = None,
+    ) -> Written:
+        """Put datapoints in, all or none, and return when they are on disk.
+
+        Args:
+            writes: at least one; of several of one datapoint the last one holds.
+            deadline: when to give up, on `time.monotonic`'s clock; the write may be done all the same.
+            restricts_only: give datapoints that are there new restricts and numbers, and leave all else as it is.
+            request_id: repeating a request with it changes nothing.
+
+        Raises:
+            InvalidInput: the service takes no writes, or one is not what the version holds.
+            NotFound: with restricts_only, a datapoint is not there.
+            LimitExceeded: too many datapoints.
+            Unavailable: the disk takes no more.
+            DeadlineExceeded: the time ran out.
+        """
+        live = self._writable(len(writes))
+        only = next(iter(self._sealed.version.spaces)) if len(self._sealed.version.spaces) == 1 else ""
+        if restricts_only:
+            return await self._write(live, [Change(w.datapoint, _RESTRICTS) for w in writes], request_id, deadline)
+        upserts: list[Write] = []
+        for write in writes:
+            vectors = {name or only: vector[None] for name, vector in write.vectors.items()}
+            sparse = {} if write.sparse is None else {only: write.sparse}
+            upserts.append(Upsert(write.datapoint, vectors, sparse))
+        return await self._write(live, upserts, request_id, deadline)
+
+    async def remove(self, datapoint_ids: Sequence[str], *, deadline: float, request_id: str | None = None) -> Written:
+        """Delete datapoints, all or none, and return when that is on disk; they need not be there.
+
+        Raises:
+            InvalidInput: the service takes no writes, or an id is empty.
+            LimitExceeded: too many ids.
+            Unavailable: the disk takes no more.
+            DeadlineExceeded: the time ran out; the write may be done all the same.
+        """
+        live = self._writable(len(datapoint_ids))
+        return await self._write(live, [Delete(one) for one in datapoint_ids], request_id, deadline)
+
     async def browse(self, wanted: Filter, n: int, *, offset: int = 0, deadline: float) -> Window:
         """Return datapoints that pass a filter, spread over the whole catalogue: what a shop window shows before a query.
 
@@ -213,7 +291,7 @@ class Recommender:
             LimitExceeded: `n` or the filter is over a limit.
             DeadlineExceeded: the time ran out.
         """
-        version = self._snapshot.version
+        version = self.snapshot.version
         check_k(n, self._settings.max_k)
         check_filter(wanted, self._settings.max_restricts, self._settings.max_tokens)
         if offset < 0:
@@ -234,7 +312,7 @@ class Recommender:
             LimitExceeded: too many namespaces.
             DeadlineExceeded: the time ran out.
         """
-        version = self._snapshot.version
+        version = self.snapshot.version
         if len(namespaces) + len(numbers) > self._settings.max_restricts:
             raise LimitExceeded(
                 f"[facets] {len(namespaces) + len(numbers)} namespaces; at most {self._settings.max_restricts}; ask for fewer"
@@ -260,17 +338,53 @@ class Recommender:
 
     def version(self) -> VersionInfo:
         """Return what is being served."""
-        version = self._snapshot.version
+        version = self.snapshot.version
         spaces = tuple(
             SpaceInfo(s.name, s.space_id, s.modality, s.metric, s.dim, s.plan_name, s.n_vectors, s.recall)
             for s in version.spaces.values()
         )
-        return VersionInfo(version.version_id, version.created_at, version.n_datapoints, spaces)
+        token = version.sequence if isinstance(version, LiveVersion) else 0
+        return VersionInfo(version.version_id, version.created_at, version.n_datapoints, token, spaces)
+
+    def _writable(self, n_writes: int) -> LiveIndex:
+        if self._live is None:
+            raise InvalidInput(
+                "[write] this service takes no writes; start it with a write log: `likewise serve --log`"
+            )
+        if n_writes == 0:
+            raise InvalidInput("[write] the request has no datapoints; expected at least one; add one")
+        if n_writes > self._settings.max_writes:
+            raise LimitExceeded(
+                f"[write] {n_writes:,} datapoints in one request; at most {self._settings.max_writes:,}; split the request"
+            )
+        return self._live
+
+    async def _write(
+        self, live: LiveIndex, writes: Sequence[Write], request_id: str | None, deadline: float
+    ) -> Written:
+        def write() -> Appended:
+            return live.write(writes, request_id=request_id)
+
+        written = await self._in_thread(write, deadline, self._writers)
+        return Written(live.snapshot.version_id, written.last_sequence, written.is_repeat)
+
+    async def _at_least(self, min_version: int, deadline: float) -> Snapshot:
+        """Return a snapshot that knows of a write."""
+        live = self._live
+        if min_version <= 0 or (live is not None and live.snapshot.sequence >= min_version):
+            return self.snapshot
+        if live is None:
+            raise InvalidQuery(f"[search] min_version is {min_version} and this service takes no writes; leave it out")
+
+        def wait() -> LiveVersion:
+            return live.wait(min_version, deadline=deadline)
+
+        return Snapshot(await self._in_thread(wait, deadline, self._writers), self._sealed.encoders)
 
     async def _search_content(
         self, asked: Asked, content: Content, options: Options, deadline: float, detail: Detail
     ) -> Answer:
-        snapshot = self._snapshot
+        snapshot = self.snapshot
         name = _space_for(snapshot.version, asked, options.space)
         space = snapshot.version.spaces[name]
         if space.encoder is None:
@@ -299,14 +413,14 @@ class Recommender:
         _check_time(deadline)
         return search()
 
-    async def _in_thread(self, work: Callable[[], T], deadline: float) -> T:
+    async def _in_thread(self, work: Callable[[], T], deadline: float, threads: ThreadPoolExecutor | None = None) -> T:
         def begin() -> T:
             _check_time(deadline)  # it may have waited for a thread
             return work()
 
         _check_time(deadline)
         try:
-            future = asyncio.get_running_loop().run_in_executor(self._threads, begin)
+            future = asyncio.get_running_loop().run_in_executor(threads or self._threads, begin)
         except RuntimeError:
             raise Unavailable("[search] the service is shutting down; ask another replica") from None
         try:

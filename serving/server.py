@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matching.errors import Unavailable
+from matching.live import LiveIndex, WriteLog
 from matching.store import Store
 from matching.version import IndexVersion
 from serving.auth import Gate
@@ -71,8 +72,8 @@ def serve(
     Raises:
         NotFound: no such version.
         InvalidInput: the address is not guarded, or a file of keys or certificates is wrong.
-        CorruptArtifact: the version on disk is damaged; nothing was served.
-        Unavailable: a port is taken, or the version's encoders cannot be loaded here.
+        CorruptArtifact: the version or its write log on disk is damaged; nothing was served.
+        Unavailable: a port is taken, another process writes to the log, or the version's encoders cannot be loaded here.
     """
     import uvloop
 
@@ -80,11 +81,18 @@ def serve(
     tls = tls or TlsSettings()
     gate, context = Gate(auth or AuthSettings()), http_tls(tls)
     check_exposure(host, has_auth=gate.is_on, has_tls=context is not None, is_accepted=settings.accept_insecure_network)
-    with _bound(host, http_port) as listener:
+    with contextlib.ExitStack() as held:
+        listener = held.enter_context(_bound(host, http_port))
         version = store.open(name, verify=True)
+        live = None
+        if settings.write_log is not None:
+            log = held.enter_context(WriteLog.open(settings.write_log / version.version_id))
+            live = LiveIndex(version, log)
+            held.callback(live.close)
         uvloop.run(
             _serve(
                 version,
+                live=live,
                 settings=settings,
                 gate=gate,
                 context=context,
@@ -101,6 +109,7 @@ def serve(
 async def _serve(
     version: IndexVersion,
     *,
+    live: LiveIndex | None,
     settings: ServingSettings,
     gate: Gate,
     context: ssl.SSLContext | None,
@@ -123,8 +132,8 @@ async def _serve(
     metrics.serves(version.n_datapoints, datetime.fromisoformat(version.created_at).timestamp())
     specs = {name: space.encoder for name, space in version.spaces.items() if space.encoder is not None}
     encoders = EncoderProcess(specs, settings=settings, model_dir=model_dir, observer=metrics)
-    recommender = Recommender(Snapshot(version, encoders), settings=settings, observer=metrics)
-    health = Health(encoders, is_verified=True)
+    recommender = Recommender(Snapshot(version, encoders), settings=settings, observer=metrics, live=live)
+    health = Health(encoders, is_verified=True, live=live)
     dim = next(iter(version.spaces.values())).dim
     http = HttpApi(recommender, health=health, metrics=metrics, gate=gate, settings=settings, example_vector_dim=dim)
     grpc_api = GrpcApi(recommender, gate=gate, metrics=metrics, settings=settings)

@@ -50,6 +50,10 @@ class ServingSettings(BaseModel):
     max_k: int = Field(default=1000, ge=1, description="neighbors a query may ask for")
     max_queries: int = Field(default=100, ge=1, description="queries in one find-neighbors request")
     max_ids: int = Field(default=1000, ge=1, description="datapoint ids in one read")
+    write_log: Path | None = Field(
+        default=None, description="folder of the write log; a service without one takes no writes"
+    )
+    max_writes: int = Field(default=1000, ge=1, description="datapoints in one upsert or removal")
     max_text_chars: int = Field(default=2000, ge=1, description="characters of a text query")
     max_image_bytes: int = Field(default=10 * 2**20, ge=1024, description="bytes of an uploaded picture")
     max_json_bytes: int = Field(default=8 * 2**20, ge=1024, description="bytes of a JSON body or a gRPC message")

@@ -23,56 +23,73 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bserving/wire/likewise.proto\x12\x0blikewise.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xe1\x06\n\x0eIndexDatapoint\x12\x14\n\x0c\x64\x61tapoint_id\x18\x01 \x01(\t\x12\x16\n\x0e\x66\x65\x61ture_vector\x18\x02 \x03(\x02\x12:\n\trestricts\x18\x04 \x03(\x0b\x32\'.likewise.v1.IndexDatapoint.Restriction\x12=\n\x0c\x63rowding_tag\x18\x05 \x01(\x0b\x32\'.likewise.v1.IndexDatapoint.CrowdingTag\x12I\n\x11numeric_restricts\x18\x06 \x03(\x0b\x32..likewise.v1.IndexDatapoint.NumericRestriction\x12\x45\n\x10sparse_embedding\x18\x07 \x01(\x0b\x32+.likewise.v1.IndexDatapoint.SparseEmbedding\x12\x33\n\x12\x65mbedding_metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x1aG\n\x0bRestriction\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nallow_list\x18\x02 \x03(\t\x12\x11\n\tdeny_list\x18\x03 \x03(\t\x1a\xb3\x02\n\x12NumericRestriction\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\tvalue_int\x18\x02 \x01(\x03H\x00\x12\x15\n\x0bvalue_float\x18\x03 \x01(\x02H\x00\x12\x16\n\x0cvalue_double\x18\x04 \x01(\x01H\x00\x12\x43\n\x02op\x18\x05 \x01(\x0e\x32\x37.likewise.v1.IndexDatapoint.NumericRestriction.Operator\"x\n\x08Operator\x12\x18\n\x14OPERATOR_UNSPECIFIED\x10\x00\x12\x08\n\x04LESS\x10\x01\x12\x0e\n\nLESS_EQUAL\x10\x02\x12\t\n\x05\x45QUAL\x10\x03\x12\x11\n\rGREATER_EQUAL\x10\x04\x12\x0b\n\x07GREATER\x10\x05\x12\r\n\tNOT_EQUAL\x10\x06\x42\x07\n\x05Value\x1a)\n\x0b\x43rowdingTag\x12\x1a\n\x12\x63rowding_attribute\x18\x01 \x01(\t\x1a\x35\n\x0fSparseEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x12\n\ndimensions\x18\x02 \x03(\x03\"\x9f\x04\n\x14\x46indNeighborsRequest\x12\x16\n\x0eindex_endpoint\x18\x01 \x01(\t\x12\x19\n\x11\x64\x65ployed_index_id\x18\x02 \x01(\t\x12\x38\n\x07queries\x18\x03 \x03(\x0b\x32\'.likewise.v1.FindNeighborsRequest.Query\x12\x1d\n\x15return_full_datapoint\x18\x04 \x01(\x08\x1a\xfa\x02\n\x05Query\x12.\n\tdatapoint\x18\x01 \x01(\x0b\x32\x1b.likewise.v1.IndexDatapoint\x12\x16\n\x0eneighbor_count\x18\x02 \x01(\x05\x12-\n%per_crowding_attribute_neighbor_count\x18\x03 \x01(\x05\x12\"\n\x1a\x61pproximate_neighbor_count\x18\x04 \x01(\x05\x12.\n&fraction_leaf_nodes_to_search_override\x18\x05 \x01(\x01\x12:\n\x03rrf\x18\x06 \x01(\x0b\x32+.likewise.v1.FindNeighborsRequest.Query.RRFH\x00\x12\r\n\x05\x65xact\x18\x64 \x01(\x08\x12\r\n\x05space\x18\x65 \x01(\t\x12\x15\n\rrecall_target\x18\x66 \x01(\x01\x12\x14\n\x0cinclude_self\x18g \x01(\x08\x1a\x14\n\x03RRF\x12\r\n\x05\x61lpha\x18\x01 \x01(\x02\x42\t\n\x07ranking\"\x96\x03\n\x15\x46indNeighborsResponse\x12N\n\x11nearest_neighbors\x18\x01 \x03(\x0b\x32\x33.likewise.v1.FindNeighborsResponse.NearestNeighbors\x12\x15\n\rindex_version\x18\x64 \x01(\t\x1a\x65\n\x08Neighbor\x12.\n\tdatapoint\x18\x01 \x01(\x0b\x32\x1b.likewise.v1.IndexDatapoint\x12\x10\n\x08\x64istance\x18\x02 \x01(\x01\x12\x17\n\x0fsparse_distance\x18\x03 \x01(\x01\x1a\xae\x01\n\x10NearestNeighbors\x12\n\n\x02id\x18\x01 \x01(\t\x12>\n\tneighbors\x18\x02 \x03(\x0b\x32+.likewise.v1.FindNeighborsResponse.Neighbor\x12\x0c\n\x04plan\x18\x64 \x01(\t\x12\x12\n\nn_matching\x18\x65 \x01(\x03\x12\r\n\x05\x65xact\x18\x66 \x01(\x08\x12\r\n\x05space\x18g \x01(\t\x12\x0e\n\x06\x65\x66\x66ort\x18h \x01(\x05\"\\\n\x1aReadIndexDatapointsRequest\x12\x16\n\x0eindex_endpoint\x18\x01 \x01(\t\x12\x19\n\x11\x64\x65ployed_index_id\x18\x02 \x01(\t\x12\x0b\n\x03ids\x18\x03 \x03(\t\"e\n\x1bReadIndexDatapointsResponse\x12/\n\ndatapoints\x18\x01 \x03(\x0b\x32\x1b.likewise.v1.IndexDatapoint\x12\x15\n\rindex_version\x18\x64 \x01(\t\"\xae\x02\n\rSearchRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\x16\n\x0c\x64\x61tapoint_id\x18\x03 \x01(\tH\x00\x12\t\n\x01k\x18\x04 \x01(\x05\x12:\n\trestricts\x18\x05 \x03(\x0b\x32\'.likewise.v1.IndexDatapoint.Restriction\x12I\n\x11numeric_restricts\x18\x06 \x03(\x0b\x32..likewise.v1.IndexDatapoint.NumericRestriction\x12\x14\n\x0c\x63rowding_cap\x18\x07 \x01(\x05\x12\r\n\x05space\x18\x08 \x01(\t\x12\r\n\x05\x65xact\x18\t \x01(\x08\x12\x15\n\rrecall_target\x18\n \x01(\x01\x42\x07\n\x05query\"l\n\x0eSearchResponse\x12\x43\n\x06result\x18\x01 \x01(\x0b\x32\x33.likewise.v1.FindNeighborsResponse.NearestNeighbors\x12\x15\n\rindex_version\x18\x02 \x01(\t\"\x13\n\x11GetVersionRequest\"\x8d\x02\n\x07Version\x12\x12\n\nversion_id\x18\x01 \x01(\t\x12\x12\n\ncreated_at\x18\x02 \x01(\t\x12\x14\n\x0cn_datapoints\x18\x03 \x01(\x03\x12*\n\x06spaces\x18\x04 \x03(\x0b\x32\x1a.likewise.v1.Version.Space\x1a\x97\x01\n\x05Space\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08space_id\x18\x02 \x01(\t\x12\x10\n\x08modality\x18\x03 \x01(\t\x12\x0e\n\x06metric\x18\x04 \x01(\t\x12\x0b\n\x03\x64im\x18\x05 \x01(\x05\x12\x0c\n\x04plan\x18\x06 \x01(\t\x12\x11\n\tn_vectors\x18\x07 \x01(\x03\x12\x13\n\x06recall\x18\x08 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_recall2\xd0\x01\n\x0cMatchService\x12V\n\rFindNeighbors\x12!.likewise.v1.FindNeighborsRequest\x1a\".likewise.v1.FindNeighborsResponse\x12h\n\x13ReadIndexDatapoints\x12\'.likewise.v1.ReadIndexDatapointsRequest\x1a(.likewise.v1.ReadIndexDatapointsResponse2\x96\x01\n\rSearchService\x12\x41\n\x06Search\x12\x1a.likewise.v1.SearchRequest\x1a\x1b.likewise.v1.SearchResponse\x12\x42\n\nGetVersion\x12\x1e.likewise.v1.GetVersionRequest\x1a\x14.likewise.v1.Versionb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bserving/wire/likewise.proto\x12\x0blikewise.v1\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xae\x08\n\x0eIndexDatapoint\x12\x14\n\x0c\x64\x61tapoint_id\x18\x01 \x01(\t\x12\x16\n\x0e\x66\x65\x61ture_vector\x18\x02 \x03(\x02\x12:\n\trestricts\x18\x04 \x03(\x0b\x32\'.likewise.v1.IndexDatapoint.Restriction\x12=\n\x0c\x63rowding_tag\x18\x05 \x01(\x0b\x32\'.likewise.v1.IndexDatapoint.CrowdingTag\x12I\n\x11numeric_restricts\x18\x06 \x03(\x0b\x32..likewise.v1.IndexDatapoint.NumericRestriction\x12\x45\n\x10sparse_embedding\x18\x07 \x01(\x0b\x32+.likewise.v1.IndexDatapoint.SparseEmbedding\x12\x33\n\x12\x65mbedding_metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12H\n\x0f\x66\x65\x61ture_vectors\x18\x64 \x03(\x0b\x32/.likewise.v1.IndexDatapoint.FeatureVectorsEntry\x1a`\n\x13\x46\x65\x61tureVectorsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x38\n\x05value\x18\x02 \x01(\x0b\x32).likewise.v1.IndexDatapoint.FeatureVector:\x02\x38\x01\x1a\x1f\n\rFeatureVector\x12\x0e\n\x06values\x18\x01 \x03(\x02\x1aG\n\x0bRestriction\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nallow_list\x18\x02 \x03(\t\x12\x11\n\tdeny_list\x18\x03 \x03(\t\x1a\xb3\x02\n\x12NumericRestriction\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\tvalue_int\x18\x02 \x01(\x03H\x00\x12\x15\n\x0bvalue_float\x18\x03 \x01(\x02H\x00\x12\x16\n\x0cvalue_double\x18\x04 \x01(\x01H\x00\x12\x43\n\x02op\x18\x05 \x01(\x0e\x32\x37.likewise.v1.IndexDatapoint.NumericRestriction.Operator\"x\n\x08Operator\x12\x18\n\x14OPERATOR_UNSPECIFIED\x10\x00\x12\x08\n\x04LESS\x10\x01\x12\x0e\n\nLESS_EQUAL\x10\x02\x12\t\n\x05\x45QUAL\x10\x03\x12\x11\n\rGREATER_EQUAL\x10\x04\x12\x0b\n\x07GREATER\x10\x05\x12\r\n\tNOT_EQUAL\x10\x06\x42\x07\n\x05Value\x1a)\n\x0b\x43rowdingTag\x12\x1a\n\x12\x63rowding_attribute\x18\x01 \x01(\t\x1a\x35\n\x0fSparseEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x12\n\ndimensions\x18\x02 \x03(\x03\"\xb4\x04\n\x14\x46indNeighborsRequest\x12\x16\n\x0eindex_endpoint\x18\x01 \x01(\t\x12\x19\n\x11\x64\x65ployed_index_id\x18\x02 \x01(\t\x12\x38\n\x07queries\x18\x03 \x03(\x0b\x32\'.likewise.v1.FindNeighborsRequest.Query\x12\x1d\n\x15return_full_datapoint\x18\x04 \x01(\x08\x12\x13\n\x0bmin_version\x18\x64 \x01(\x03\x1a\xfa\x02\n\x05Query\x12.\n\tdatapoint\x18\x01 \x01(\x0b\x32\x1b.likewise.v1.IndexDatapoint\x12\x16\n\x0eneighbor_count\x18\x02 \x01(\x05\x12-\n%per_crowding_attribute_neighbor_count\x18\x03 \x01(\x05\x12\"\n\x1a\x61pproximate_neighbor_count\x18\x04 \x01(\x05\x12.\n&fraction_leaf_nodes_to_search_override\x18\x05 \x01(\x01\x12:\n\x03rrf\x18\x06 \x01(\x0b\x32+.likewise.v1.FindNeighborsRequest.Query.RRFH\x00\x12\r\n\x05\x65xact\x18\x64 \x01(\x08\x12\r\n\x05space\x18\x65 \x01(\t\x12\x15\n\rrecall_target\x18\x66 \x01(\x01\x12\x14\n\x0cinclude_self\x18g \x01(\x08\x1a\x14\n\x03RRF\x12\r\n\x05\x61lpha\x18\x01 \x01(\x02\x42\t\n\x07ranking\"\x96\x03\n\x15\x46indNeighborsResponse\x12N\n\x11nearest_neighbors\x18\x01 \x03(\x0b\x32\x33.likewise.v1.FindNeighborsResponse.NearestNeighbors\x12\x15\n\rindex_version\x18\x64 \x01(\t\x1a\x65\n\x08Neighbor\x12.\n\tdatapoint\x18\x01 \x01(\x0b\x32\x1b.likewise.v1.IndexDatapoint\x12\x10\n\x08\x64istance\x18\x02 \x01(\x01\x12\x17\n\x0fsparse_distance\x18\x03 \x01(\x01\x1a\xae\x01\n\x10NearestNeighbors\x12\n\n\x02id\x18\x01 \x01(\t\x12>\n\tneighbors\x18\x02 \x03(\x0b\x32+.likewise.v1.FindNeighborsResponse.Neighbor\x12\x0c\n\x04plan\x18\x64 \x01(\t\x12\x12\n\nn_matching\x18\x65 \x01(\x03\x12\r\n\x05\x65xact\x18\x66 \x01(\x08\x12\r\n\x05space\x18g \x01(\t\x12\x0e\n\x06\x65\x66\x66ort\x18h \x01(\x05\"q\n\x1aReadIndexDatapointsRequest\x12\x16\n\x0eindex_endpoint\x18\x01 \x01(\t\x12\x19\n\x11\x64\x65ployed_index_id\x18\x02 \x01(\t\x12\x0b\n\x03ids\x18\x03 \x03(\t\x12\x13\n\x0bmin_version\x18\x64 \x01(\x03\"e\n\x1bReadIndexDatapointsResponse\x12/\n\ndatapoints\x18\x01 \x03(\x0b\x32\x1b.likewise.v1.IndexDatapoint\x12\x15\n\rindex_version\x18\x64 \x01(\t\"\x9e\x01\n\x17UpsertDatapointsRequest\x12\r\n\x05index\x18\x01 \x01(\t\x12/\n\ndatapoints\x18\x02 \x03(\x0b\x32\x1b.likewise.v1.IndexDatapoint\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x64 \x01(\t\"[\n\x18UpsertDatapointsResponse\x12\x15\n\rversion_token\x18\x64 \x01(\x03\x12\x11\n\tis_repeat\x18\x65 \x01(\x08\x12\x15\n\rindex_version\x18\x66 \x01(\t\"S\n\x17RemoveDatapointsRequest\x12\r\n\x05index\x18\x01 \x01(\t\x12\x15\n\rdatapoint_ids\x18\x02 \x03(\t\x12\x12\n\nrequest_id\x18\x64 \x01(\t\"[\n\x18RemoveDatapointsResponse\x12\x15\n\rversion_token\x18\x64 \x01(\x03\x12\x11\n\tis_repeat\x18\x65 \x01(\x08\x12\x15\n\rindex_version\x18\x66 \x01(\t\"\xae\x02\n\rSearchRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\x16\n\x0c\x64\x61tapoint_id\x18\x03 \x01(\tH\x00\x12\t\n\x01k\x18\x04 \x01(\x05\x12:\n\trestricts\x18\x05 \x03(\x0b\x32\'.likewise.v1.IndexDatapoint.Restriction\x12I\n\x11numeric_restricts\x18\x06 \x03(\x0b\x32..likewise.v1.IndexDatapoint.NumericRestriction\x12\x14\n\x0c\x63rowding_cap\x18\x07 \x01(\x05\x12\r\n\x05space\x18\x08 \x01(\t\x12\r\n\x05\x65xact\x18\t \x01(\x08\x12\x15\n\rrecall_target\x18\n \x01(\x01\x42\x07\n\x05query\"l\n\x0eSearchResponse\x12\x43\n\x06result\x18\x01 \x01(\x0b\x32\x33.likewise.v1.FindNeighborsResponse.NearestNeighbors\x12\x15\n\rindex_version\x18\x02 \x01(\t\"\x13\n\x11GetVersionRequest\"\xa4\x02\n\x07Version\x12\x12\n\nversion_id\x18\x01 \x01(\t\x12\x12\n\ncreated_at\x18\x02 \x01(\t\x12\x14\n\x0cn_datapoints\x18\x03 \x01(\x03\x12*\n\x06spaces\x18\x04 \x03(\x0b\x32\x1a.likewise.v1.Version.Space\x12\x15\n\rversion_token\x18\x05 \x01(\x03\x1a\x97\x01\n\x05Space\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08space_id\x18\x02 \x01(\t\x12\x10\n\x08modality\x18\x03 \x01(\t\x12\x0e\n\x06metric\x18\x04 \x01(\t\x12\x0b\n\x03\x64im\x18\x05 \x01(\x05\x12\x0c\n\x04plan\x18\x06 \x01(\t\x12\x11\n\tn_vectors\x18\x07 \x01(\x03\x12\x13\n\x06recall\x18\x08 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_recall2\xd0\x01\n\x0cMatchService\x12V\n\rFindNeighbors\x12!.likewise.v1.FindNeighborsRequest\x1a\".likewise.v1.FindNeighborsResponse\x12h\n\x13ReadIndexDatapoints\x12\'.likewise.v1.ReadIndexDatapointsRequest\x1a(.likewise.v1.ReadIndexDatapointsResponse2\xd0\x01\n\x0cIndexService\x12_\n\x10UpsertDatapoints\x12$.likewise.v1.UpsertDatapointsRequest\x1a%.likewise.v1.UpsertDatapointsResponse\x12_\n\x10RemoveDatapoints\x12$.likewise.v1.RemoveDatapointsRequest\x1a%.likewise.v1.RemoveDatapointsResponse2\x96\x01\n\rSearchService\x12\x41\n\x06Search\x12\x1a.likewise.v1.SearchRequest\x1a\x1b.likewise.v1.SearchResponse\x12\x42\n\nGetVersion\x12\x1e.likewise.v1.GetVersionRequest\x1a\x14.likewise.v1.Versionb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'serving.wire.likewise_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INDEXDATAPOINT']._serialized_start=75
-  _globals['_INDEXDATAPOINT']._serialized_end=940
-  _globals['_INDEXDATAPOINT_RESTRICTION']._serialized_start=461
-  _globals['_INDEXDATAPOINT_RESTRICTION']._serialized_end=532
-  _globals['_INDEXDATAPOINT_NUMERICRESTRICTION']._serialized_start=535
-  _globals['_INDEXDATAPOINT_NUMERICRESTRICTION']._serialized_end=842
-  _globals['_INDEXDATAPOINT_NUMERICRESTRICTION_OPERATOR']._serialized_start=713
-  _globals['_INDEXDATAPOINT_NUMERICRESTRICTION_OPERATOR']._serialized_end=833
-  _globals['_INDEXDATAPOINT_CROWDINGTAG']._serialized_start=844
-  _globals['_INDEXDATAPOINT_CROWDINGTAG']._serialized_end=885
-  _globals['_INDEXDATAPOINT_SPARSEEMBEDDING']._serialized_start=887
-  _globals['_INDEXDATAPOINT_SPARSEEMBEDDING']._serialized_end=940
-  _globals['_FINDNEIGHBORSREQUEST']._serialized_start=943
-  _globals['_FINDNEIGHBORSREQUEST']._serialized_end=1486
-  _globals['_FINDNEIGHBORSREQUEST_QUERY']._serialized_start=1108
-  _globals['_FINDNEIGHBORSREQUEST_QUERY']._serialized_end=1486
-  _globals['_FINDNEIGHBORSREQUEST_QUERY_RRF']._serialized_start=1455
-  _globals['_FINDNEIGHBORSREQUEST_QUERY_RRF']._serialized_end=1475
-  _globals['_FINDNEIGHBORSRESPONSE']._serialized_start=1489
-  _globals['_FINDNEIGHBORSRESPONSE']._serialized_end=1895
-  _globals['_FINDNEIGHBORSRESPONSE_NEIGHBOR']._serialized_start=1617
-  _globals['_FINDNEIGHBORSRESPONSE_NEIGHBOR']._serialized_end=1718
-  _globals['_FINDNEIGHBORSRESPONSE_NEARESTNEIGHBORS']._serialized_start=1721
-  _globals['_FINDNEIGHBORSRESPONSE_NEARESTNEIGHBORS']._serialized_end=1895
-  _globals['_READINDEXDATAPOINTSREQUEST']._serialized_start=1897
-  _globals['_READINDEXDATAPOINTSREQUEST']._serialized_end=1989
-  _globals['_READINDEXDATAPOINTSRESPONSE']._serialized_start=1991
-  _globals['_READINDEXDATAPOINTSRESPONSE']._serialized_end=2092
-  _globals['_SEARCHREQUEST']._serialized_start=2095
-  _globals['_SEARCHREQUEST']._serialized_end=2397
-  _globals['_SEARCHRESPONSE']._serialized_start=2399
-  _globals['_SEARCHRESPONSE']._serialized_end=2507
-  _globals['_GETVERSIONREQUEST']._serialized_start=2509
-  _globals['_GETVERSIONREQUEST']._serialized_end=2528
-  _globals['_VERSION']._serialized_start=2531
-  _globals['_VERSION']._serialized_end=2800
-  _globals['_VERSION_SPACE']._serialized_start=2649
-  _globals['_VERSION_SPACE']._serialized_end=2800
-  _globals['_MATCHSERVICE']._serialized_start=2803
-  _globals['_MATCHSERVICE']._serialized_end=3011
-  _globals['_SEARCHSERVICE']._serialized_start=3014
-  _globals['_SEARCHSERVICE']._serialized_end=3164
+  _globals['_INDEXDATAPOINT_FEATUREVECTORSENTRY']._loaded_options = None
+  _globals['_INDEXDATAPOINT_FEATUREVECTORSENTRY']._serialized_options = b'8\001'
+  _globals['_INDEXDATAPOINT']._serialized_start=109
+  _globals['_INDEXDATAPOINT']._serialized_end=1179
+  _globals['_INDEXDATAPOINT_FEATUREVECTORSENTRY']._serialized_start=569
+  _globals['_INDEXDATAPOINT_FEATUREVECTORSENTRY']._serialized_end=665
+  _globals['_INDEXDATAPOINT_FEATUREVECTOR']._serialized_start=667
+  _globals['_INDEXDATAPOINT_FEATUREVECTOR']._serialized_end=698
+  _globals['_INDEXDATAPOINT_RESTRICTION']._serialized_start=700
+  _globals['_INDEXDATAPOINT_RESTRICTION']._serialized_end=771
+  _globals['_INDEXDATAPOINT_NUMERICRESTRICTION']._serialized_start=774
+  _globals['_INDEXDATAPOINT_NUMERICRESTRICTION']._serialized_end=1081
+  _globals['_INDEXDATAPOINT_NUMERICRESTRICTION_OPERATOR']._serialized_start=952
+  _globals['_INDEXDATAPOINT_NUMERICRESTRICTION_OPERATOR']._serialized_end=1072
+  _globals['_INDEXDATAPOINT_CROWDINGTAG']._serialized_start=1083
+  _globals['_INDEXDATAPOINT_CROWDINGTAG']._serialized_end=1124
+  _globals['_INDEXDATAPOINT_SPARSEEMBEDDING']._serialized_start=1126
+  _globals['_INDEXDATAPOINT_SPARSEEMBEDDING']._serialized_end=1179
+  _globals['_FINDNEIGHBORSREQUEST']._serialized_start=1182
+  _globals['_FINDNEIGHBORSREQUEST']._serialized_end=1746
+  _globals['_FINDNEIGHBORSREQUEST_QUERY']._serialized_start=1368
+  _globals['_FINDNEIGHBORSREQUEST_QUERY']._serialized_end=1746
+  _globals['_FINDNEIGHBORSREQUEST_QUERY_RRF']._serialized_start=1715
+  _globals['_FINDNEIGHBORSREQUEST_QUERY_RRF']._serialized_end=1735
+  _globals['_FINDNEIGHBORSRESPONSE']._serialized_start=1749
+  _globals['_FINDNEIGHBORSRESPONSE']._serialized_end=2155
+  _globals['_FINDNEIGHBORSRESPONSE_NEIGHBOR']._serialized_start=1877
+  _globals['_FINDNEIGHBORSRESPONSE_NEIGHBOR']._serialized_end=1978
+  _globals['_FINDNEIGHBORSRESPONSE_NEARESTNEIGHBORS']._serialized_start=1981
+  _globals['_FINDNEIGHBORSRESPONSE_NEARESTNEIGHBORS']._serialized_end=2155
+  _globals['_READINDEXDATAPOINTSREQUEST']._serialized_start=2157
+  _globals['_READINDEXDATAPOINTSREQUEST']._serialized_end=2270
+  _globals['_READINDEXDATAPOINTSRESPONSE']._serialized_start=2272
+  _globals['_READINDEXDATAPOINTSRESPONSE']._serialized_end=2373
+  _globals['_UPSERTDATAPOINTSREQUEST']._serialized_start=2376
+  _globals['_UPSERTDATAPOINTSREQUEST']._serialized_end=2534
+  _globals['_UPSERTDATAPOINTSRESPONSE']._serialized_start=2536
+  _globals['_UPSERTDATAPOINTSRESPONSE']._serialized_end=2627
+  _globals['_REMOVEDATAPOINTSREQUEST']._serialized_start=2629
+  _globals['_REMOVEDATAPOINTSREQUEST']._serialized_end=2712
+  _globals['_REMOVEDATAPOINTSRESPONSE']._serialized_start=2714
+  _globals['_REMOVEDATAPOINTSRESPONSE']._serialized_end=2805
+  _globals['_SEARCHREQUEST']._serialized_start=2808
+  _globals['_SEARCHREQUEST']._serialized_end=3110
+  _globals['_SEARCHRESPONSE']._serialized_start=3112
+  _globals['_SEARCHRESPONSE']._serialized_end=3220
+  _globals['_GETVERSIONREQUEST']._serialized_start=3222
+  _globals['_GETVERSIONREQUEST']._serialized_end=3241
+  _globals['_VERSION']._serialized_start=3244
+  _globals['_VERSION']._serialized_end=3536
+  _globals['_VERSION_SPACE']._serialized_start=3385
+  _globals['_VERSION_SPACE']._serialized_end=3536
+  _globals['_MATCHSERVICE']._serialized_start=3539
+  _globals['_MATCHSERVICE']._serialized_end=3747
+  _globals['_INDEXSERVICE']._serialized_start=3750
+  _globals['_INDEXSERVICE']._serialized_end=3958
+  _globals['_SEARCHSERVICE']._serialized_start=3961
+  _globals['_SEARCHSERVICE']._serialized_end=4111
 # @@protoc_insertion_point(module_scope)

@@ -1,4 +1,5 @@
 # mypy: ignore-errors
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -10,7 +11,19 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class IndexDatapoint(_message.Message):
-    __slots__ = ("datapoint_id", "feature_vector", "restricts", "crowding_tag", "numeric_restricts", "sparse_embedding", "embedding_metadata")
+    __slots__ = ("datapoint_id", "feature_vector", "restricts", "crowding_tag", "numeric_restricts", "sparse_embedding", "embedding_metadata", "feature_vectors")
+    class FeatureVectorsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: IndexDatapoint.FeatureVector
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[IndexDatapoint.FeatureVector, _Mapping]] = ...) -> None: ...
+    class FeatureVector(_message.Message):
+        __slots__ = ("values",)
+        VALUES_FIELD_NUMBER: _ClassVar[int]
+        values: _containers.RepeatedScalarFieldContainer[float]
+        def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
     class Restriction(_message.Message):
         __slots__ = ("namespace", "allow_list", "deny_list")
         NAMESPACE_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +81,7 @@ class IndexDatapoint(_message.Message):
     NUMERIC_RESTRICTS_FIELD_NUMBER: _ClassVar[int]
     SPARSE_EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_METADATA_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_VECTORS_FIELD_NUMBER: _ClassVar[int]
     datapoint_id: str
     feature_vector: _containers.RepeatedScalarFieldContainer[float]
     restricts: _containers.RepeatedCompositeFieldContainer[IndexDatapoint.Restriction]
@@ -75,10 +89,11 @@ class IndexDatapoint(_message.Message):
     numeric_restricts: _containers.RepeatedCompositeFieldContainer[IndexDatapoint.NumericRestriction]
     sparse_embedding: IndexDatapoint.SparseEmbedding
     embedding_metadata: _struct_pb2.Struct
-    def __init__(self, datapoint_id: _Optional[str] = ..., feature_vector: _Optional[_Iterable[float]] = ..., restricts: _Optional[_Iterable[_Union[IndexDatapoint.Restriction, _Mapping]]] = ..., crowding_tag: _Optional[_Union[IndexDatapoint.CrowdingTag, _Mapping]] = ..., numeric_restricts: _Optional[_Iterable[_Union[IndexDatapoint.NumericRestriction, _Mapping]]] = ..., sparse_embedding: _Optional[_Union[IndexDatapoint.SparseEmbedding, _Mapping]] = ..., embedding_metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    feature_vectors: _containers.MessageMap[str, IndexDatapoint.FeatureVector]
+    def __init__(self, datapoint_id: _Optional[str] = ..., feature_vector: _Optional[_Iterable[float]] = ..., restricts: _Optional[_Iterable[_Union[IndexDatapoint.Restriction, _Mapping]]] = ..., crowding_tag: _Optional[_Union[IndexDatapoint.CrowdingTag, _Mapping]] = ..., numeric_restricts: _Optional[_Iterable[_Union[IndexDatapoint.NumericRestriction, _Mapping]]] = ..., sparse_embedding: _Optional[_Union[IndexDatapoint.SparseEmbedding, _Mapping]] = ..., embedding_metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., feature_vectors: _Optional[_Mapping[str, IndexDatapoint.FeatureVector]] = ...) -> None: ...
 
 class FindNeighborsRequest(_message.Message):
-    __slots__ = ("index_endpoint", "deployed_index_id", "queries", "return_full_datapoint")
+    __slots__ = ("index_endpoint", "deployed_index_id", "queries", "return_full_datapoint", "min_version")
     class Query(_message.Message):
         __slots__ = ("datapoint", "neighbor_count", "per_crowding_attribute_neighbor_count", "approximate_neighbor_count", "fraction_leaf_nodes_to_search_override", "rrf", "exact", "space", "recall_target", "include_self")
         class RRF(_message.Message):
@@ -111,11 +126,13 @@ class FindNeighborsRequest(_message.Message):
     DEPLOYED_INDEX_ID_FIELD_NUMBER: _ClassVar[int]
     QUERIES_FIELD_NUMBER: _ClassVar[int]
     RETURN_FULL_DATAPOINT_FIELD_NUMBER: _ClassVar[int]
+    MIN_VERSION_FIELD_NUMBER: _ClassVar[int]
     index_endpoint: str
     deployed_index_id: str
     queries: _containers.RepeatedCompositeFieldContainer[FindNeighborsRequest.Query]
     return_full_datapoint: bool
-    def __init__(self, index_endpoint: _Optional[str] = ..., deployed_index_id: _Optional[str] = ..., queries: _Optional[_Iterable[_Union[FindNeighborsRequest.Query, _Mapping]]] = ..., return_full_datapoint: _Optional[bool] = ...) -> None: ...
+    min_version: int
+    def __init__(self, index_endpoint: _Optional[str] = ..., deployed_index_id: _Optional[str] = ..., queries: _Optional[_Iterable[_Union[FindNeighborsRequest.Query, _Mapping]]] = ..., return_full_datapoint: _Optional[bool] = ..., min_version: _Optional[int] = ...) -> None: ...
 
 class FindNeighborsResponse(_message.Message):
     __slots__ = ("nearest_neighbors", "index_version")
@@ -152,14 +169,16 @@ class FindNeighborsResponse(_message.Message):
     def __init__(self, nearest_neighbors: _Optional[_Iterable[_Union[FindNeighborsResponse.NearestNeighbors, _Mapping]]] = ..., index_version: _Optional[str] = ...) -> None: ...
 
 class ReadIndexDatapointsRequest(_message.Message):
-    __slots__ = ("index_endpoint", "deployed_index_id", "ids")
+    __slots__ = ("index_endpoint", "deployed_index_id", "ids", "min_version")
     INDEX_ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     DEPLOYED_INDEX_ID_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
+    MIN_VERSION_FIELD_NUMBER: _ClassVar[int]
     index_endpoint: str
     deployed_index_id: str
     ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, index_endpoint: _Optional[str] = ..., deployed_index_id: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    min_version: int
+    def __init__(self, index_endpoint: _Optional[str] = ..., deployed_index_id: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., min_version: _Optional[int] = ...) -> None: ...
 
 class ReadIndexDatapointsResponse(_message.Message):
     __slots__ = ("datapoints", "index_version")
@@ -168,6 +187,48 @@ class ReadIndexDatapointsResponse(_message.Message):
     datapoints: _containers.RepeatedCompositeFieldContainer[IndexDatapoint]
     index_version: str
     def __init__(self, datapoints: _Optional[_Iterable[_Union[IndexDatapoint, _Mapping]]] = ..., index_version: _Optional[str] = ...) -> None: ...
+
+class UpsertDatapointsRequest(_message.Message):
+    __slots__ = ("index", "datapoints", "update_mask", "request_id")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    DATAPOINTS_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    index: str
+    datapoints: _containers.RepeatedCompositeFieldContainer[IndexDatapoint]
+    update_mask: _field_mask_pb2.FieldMask
+    request_id: str
+    def __init__(self, index: _Optional[str] = ..., datapoints: _Optional[_Iterable[_Union[IndexDatapoint, _Mapping]]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class UpsertDatapointsResponse(_message.Message):
+    __slots__ = ("version_token", "is_repeat", "index_version")
+    VERSION_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    IS_REPEAT_FIELD_NUMBER: _ClassVar[int]
+    INDEX_VERSION_FIELD_NUMBER: _ClassVar[int]
+    version_token: int
+    is_repeat: bool
+    index_version: str
+    def __init__(self, version_token: _Optional[int] = ..., is_repeat: _Optional[bool] = ..., index_version: _Optional[str] = ...) -> None: ...
+
+class RemoveDatapointsRequest(_message.Message):
+    __slots__ = ("index", "datapoint_ids", "request_id")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    DATAPOINT_IDS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    index: str
+    datapoint_ids: _containers.RepeatedScalarFieldContainer[str]
+    request_id: str
+    def __init__(self, index: _Optional[str] = ..., datapoint_ids: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class RemoveDatapointsResponse(_message.Message):
+    __slots__ = ("version_token", "is_repeat", "index_version")
+    VERSION_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    IS_REPEAT_FIELD_NUMBER: _ClassVar[int]
+    INDEX_VERSION_FIELD_NUMBER: _ClassVar[int]
+    version_token: int
+    is_repeat: bool
+    index_version: str
+    def __init__(self, version_token: _Optional[int] = ..., is_repeat: _Optional[bool] = ..., index_version: _Optional[str] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
     __slots__ = ("text", "image", "datapoint_id", "k", "restricts", "numeric_restricts", "crowding_cap", "space", "exact", "recall_target")
@@ -206,7 +267,7 @@ class GetVersionRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Version(_message.Message):
-    __slots__ = ("version_id", "created_at", "n_datapoints", "spaces")
+    __slots__ = ("version_id", "created_at", "n_datapoints", "spaces", "version_token")
     class Space(_message.Message):
         __slots__ = ("name", "space_id", "modality", "metric", "dim", "plan", "n_vectors", "recall")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -230,8 +291,10 @@ class Version(_message.Message):
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     N_DATAPOINTS_FIELD_NUMBER: _ClassVar[int]
     SPACES_FIELD_NUMBER: _ClassVar[int]
+    VERSION_TOKEN_FIELD_NUMBER: _ClassVar[int]
     version_id: str
     created_at: str
     n_datapoints: int
     spaces: _containers.RepeatedCompositeFieldContainer[Version.Space]
-    def __init__(self, version_id: _Optional[str] = ..., created_at: _Optional[str] = ..., n_datapoints: _Optional[int] = ..., spaces: _Optional[_Iterable[_Union[Version.Space, _Mapping]]] = ...) -> None: ...
+    version_token: int
+    def __init__(self, version_id: _Optional[str] = ..., created_at: _Optional[str] = ..., n_datapoints: _Optional[int] = ..., spaces: _Optional[_Iterable[_Union[Version.Space, _Mapping]]] = ..., version_token: _Optional[int] = ...) -> None: ...

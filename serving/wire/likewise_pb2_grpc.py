@@ -143,6 +143,124 @@ class MatchService:
             _registered_method=True)
 
 
+class IndexServiceStub:
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.UpsertDatapoints = channel.unary_unary(
+                '/likewise.v1.IndexService/UpsertDatapoints',
+                request_serializer=serving_dot_wire_dot_likewise__pb2.UpsertDatapointsRequest.SerializeToString,
+                response_deserializer=serving_dot_wire_dot_likewise__pb2.UpsertDatapointsResponse.FromString,
+                _registered_method=True)
+        self.RemoveDatapoints = channel.unary_unary(
+                '/likewise.v1.IndexService/RemoveDatapoints',
+                request_serializer=serving_dot_wire_dot_likewise__pb2.RemoveDatapointsRequest.SerializeToString,
+                response_deserializer=serving_dot_wire_dot_likewise__pb2.RemoveDatapointsResponse.FromString,
+                _registered_method=True)
+
+
+class IndexServiceServicer:
+    """Missing associated documentation comment in .proto file."""
+
+    def UpsertDatapoints(self, request, context):
+        """Puts datapoints in, each in place of what had its id, or with the mask all_restricts changes their restricts alone. All
+        or none; on disk when it answers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveDatapoints(self, request, context):
+        """Deletes datapoints, which need not be there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_IndexServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'UpsertDatapoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpsertDatapoints,
+                    request_deserializer=serving_dot_wire_dot_likewise__pb2.UpsertDatapointsRequest.FromString,
+                    response_serializer=serving_dot_wire_dot_likewise__pb2.UpsertDatapointsResponse.SerializeToString,
+            ),
+            'RemoveDatapoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveDatapoints,
+                    request_deserializer=serving_dot_wire_dot_likewise__pb2.RemoveDatapointsRequest.FromString,
+                    response_serializer=serving_dot_wire_dot_likewise__pb2.RemoveDatapointsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'likewise.v1.IndexService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('likewise.v1.IndexService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class IndexService:
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def UpsertDatapoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likewise.v1.IndexService/UpsertDatapoints',
+            serving_dot_wire_dot_likewise__pb2.UpsertDatapointsRequest.SerializeToString,
+            serving_dot_wire_dot_likewise__pb2.UpsertDatapointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveDatapoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likewise.v1.IndexService/RemoveDatapoints',
+            serving_dot_wire_dot_likewise__pb2.RemoveDatapointsRequest.SerializeToString,
+            serving_dot_wire_dot_likewise__pb2.RemoveDatapointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class SearchServiceStub:
     """Missing associated documentation comment in .proto file."""
 

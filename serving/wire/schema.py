@@ -64,8 +64,36 @@ class Query(_Shape):
 class FindNeighborsRequest(_Shape):
     queries: list[Query]
     returnFullDatapoint: bool = False  # noqa: N815
+    minVersion: str | None = Field(default=None, description="version token of a write to know of")  # noqa: N815
     indexEndpoint: str | None = Field(default=None, description="accepted, not interpreted")  # noqa: N815
     deployedIndexId: str | None = Field(default=None, description="accepted, not interpreted")  # noqa: N815
+
+
+class WrittenDatapoint(IndexDatapoint):
+    featureVectors: dict[str, list[float]] = Field(  # noqa: N815
+        default={}, description="of a version with several spaces: space to vector"
+    )
+
+
+class UpsertDatapointsRequest(_Shape):
+    datapoints: list[WrittenDatapoint] = Field(description="a datapoint takes the place of what has its id")
+    updateMask: str | None = Field(  # noqa: N815
+        default=None, description="all_restricts: change restricts and numbers alone"
+    )
+    requestId: str | None = Field(default=None, description="repeating a request with it changes nothing")  # noqa: N815
+    index: str | None = Field(default=None, description="accepted, not interpreted")
+
+
+class RemoveDatapointsRequest(_Shape):
+    datapointIds: list[str]  # noqa: N815
+    requestId: str | None = Field(default=None, description="repeating a request with it changes nothing")  # noqa: N815
+    index: str | None = Field(default=None, description="accepted, not interpreted")
+
+
+class WriteResponse(_Shape):
+    versionToken: str = Field(description="a request with it as minVersion sees the write")  # noqa: N815
+    isRepeat: bool = Field(description="the request id was known; nothing was written again")  # noqa: N815
+    indexVersion: str  # noqa: N815
 
 
 class Neighbor(_Shape):
@@ -113,6 +141,7 @@ class SearchResponse(_Shape):
 class ReadIndexDatapointsRequest(_Shape):
     ids: list[str]
     space: str | None = Field(default=None, description="whose vectors to return")
+    minVersion: str | None = Field(default=None, description="version token of a write to know of")  # noqa: N815
     indexEndpoint: str | None = None  # noqa: N815
     deployedIndexId: str | None = None  # noqa: N815
 
@@ -161,6 +190,7 @@ class VersionResponse(_Shape):
     versionId: str  # noqa: N815
     createdAt: str  # noqa: N815
     nDatapoints: int  # noqa: N815
+    versionToken: str = Field(description="of the newest write that searches see")  # noqa: N815
     spaces: list[Space]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, NoReturn
 
 import numpy as np
@@ -17,7 +18,19 @@ from numpy.typing import NDArray
 
 from matching.datapoint import Datapoint, Filter, NumericRestrict, NumericType, Operator, Restrict, SparseRows
 from matching.errors import InvalidQuery, LimitExceeded
-from serving.query import Answer, Facets, Found, NeighborQuery, Options, ReadAnswer, Result, VersionInfo, Window
+from serving.query import (
+    Answer,
+    DatapointWrite,
+    Facets,
+    Found,
+    NeighborQuery,
+    Options,
+    ReadAnswer,
+    Result,
+    VersionInfo,
+    Window,
+    Written,
+)
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 OPERATORS: Final[dict[str, Operator]] = {
@@ -76,8 +89,12 @@ _QUERY = _keys(
     "recall_target",
     "include_self",
 )
-_FIND = _keys("index_endpoint", "deployed_index_id", "queries", "return_full_datapoint")
-_READ = _keys("index_endpoint", "deployed_index_id", "ids", "space")
+_FIND = _keys("index_endpoint", "deployed_index_id", "queries", "return_full_datapoint", "min_version")
+_READ = _keys("index_endpoint", "deployed_index_id", "ids", "space", "min_version")
+_CROWDING = _keys("crowding_attribute")
+_WRITTEN = _DATAPOINT | _keys("feature_vectors")
+_UPSERT = _keys("index", "datapoints", "update_mask", "request_id")
+_REMOVE = _keys("index", "datapoint_ids", "request_id")
 _FILTER = _keys("restricts", "numeric_restricts")
 _SEARCH = _keys(
     "text", "k", "space", "restricts", "numeric_restricts", "crowding_cap", "exact", "recall_target", neighbor_count="k"
@@ -104,8 +121,8 @@ def parse_body(body: bytes, max_depth: int) -> dict[str, Any]:
     return parsed
 
 
-def parse_find_neighbors(body: Mapping[str, Any]) -> tuple[tuple[NeighborQuery, ...], bool]:
-    """Return the queries of a find-neighbors request, and whether it wants full datapoints.
+def parse_find_neighbors(body: Mapping[str, Any]) -> tuple[tuple[NeighborQuery, ...], bool, int]:
+    """Return the queries of a find-neighbors request, whether it wants full datapoints, and its least version token.
 
     Raises:
         InvalidQuery: a key or a value is not what the API knows.
@@ -113,17 +130,54 @@ def parse_find_neighbors(body: Mapping[str, Any]) -> tuple[tuple[NeighborQuery, 
     fields = _read(body, _FIND, "the request")
     queries = _list(fields.get("queries"), "queries")
     full = _flag(fields, "return_full_datapoint")
-    return tuple(_query(query, f"queries[{at}]") for at, query in enumerate(queries)), full
+    asked = tuple(_query(query, f"queries[{at}]") for at, query in enumerate(queries))
+    return asked, full, _token(fields)
 
 
-def parse_read(body: Mapping[str, Any]) -> tuple[tuple[str, ...], str | None]:
-    """Return the ids of a read request and the space it names.
+def parse_read(body: Mapping[str, Any]) -> tuple[tuple[str, ...], str | None, int]:
+    """Return the ids of a read request, the space it names and its least version token.
 
     Raises:
         InvalidQuery: a key or a value is not what the API knows.
     """
     fields = _read(body, _READ, "the request")
-    return _strings(fields.get("ids"), "ids"), _optional(fields, "space", "the request")
+    return _strings(fields.get("ids"), "ids"), _optional(fields, "space", "the request"), _token(fields)
+
+
+def parse_upsert(body: Mapping[str, Any]) -> tuple[tuple[DatapointWrite, ...], bool, str | None]:
+    """Return the datapoints of an upsert, whether it is of their restricts alone, and its request id.
+
+    Raises:
+        InvalidQuery: a key or a value is not what the API knows.
+    """
+    fields = _read(body, _UPSERT, "the request")
+    mask = _optional(fields, "update_mask", "the request")
+    points = _list(fields.get("datapoints"), "datapoints")
+    writes = tuple(_write(point, f"datapoints[{at}]") for at, point in enumerate(points))
+    return writes, is_restricts_only(mask), _optional(fields, "request_id", "the request")
+
+
+def is_restricts_only(mask: str | None) -> bool:
+    """Return what an update mask means: nothing, or the restricts alone.
+
+    Raises:
+        InvalidQuery: it is another one.
+    """
+    if mask not in (None, "", "all_restricts", "allRestricts"):
+        raise InvalidQuery(
+            f"[request] updateMask is {mask!r}; expected all_restricts, or none to replace datapoints as a whole; correct it"
+        )
+    return bool(mask)
+
+
+def parse_remove(body: Mapping[str, Any]) -> tuple[tuple[str, ...], str | None]:
+    """Return the ids of a removal and its request id.
+
+    Raises:
+        InvalidQuery: a key or a value is not what the API knows.
+    """
+    fields = _read(body, _REMOVE, "the request")
+    return _strings(fields.get("datapoint_ids"), "datapoint_ids"), _optional(fields, "request_id", "the request")
 
 
 def parse_search(body: Mapping[str, Any]) -> tuple[str, Options]:
@@ -189,6 +243,15 @@ def search_json(answer: Answer, took_ms: float) -> dict[str, Any]:
     return {"indexVersion": answer.version_id, "tookMs": round(took_ms, 3), **_result(answer.results[0])}
 
 
+def written_json(written: Written) -> dict[str, Any]:
+    """Return the answer to a write."""
+    return {
+        "versionToken": str(written.version_token),  # as proto3's JSON writes 64-bit integers
+        "isRepeat": written.is_repeat,
+        "indexVersion": written.version_id,
+    }
+
+
 def read_json(answer: ReadAnswer) -> dict[str, Any]:
     """Return the answer to a read."""
     pairs = zip(answer.datapoints, answer.vectors, strict=True)
@@ -229,6 +292,7 @@ def version_json(version: VersionInfo) -> dict[str, Any]:
         "versionId": version.version_id,
         "createdAt": version.created_at,
         "nDatapoints": version.n_datapoints,
+        "versionToken": str(version.version_token),
         "spaces": [
             {
                 "name": space.name,
@@ -313,6 +377,40 @@ def _query(query: object, where: str) -> NeighborQuery:
     )
 
 
+def _write(point: object, where: str) -> DatapointWrite:
+    fields = _read(point, _WRITTEN, where)
+    datapoint_id = _optional(fields, "datapoint_id", where) or ""
+    vectors = {
+        name: _vector(vector, f"{where}.feature_vectors[{name!r}]")
+        for name, vector in _object(fields.get("feature_vectors", {}), f"{where}.feature_vectors").items()
+    }
+    if fields.get("feature_vector"):
+        vectors[""] = _vector(fields["feature_vector"], f"{where}.feature_vector")
+    tag = fields.get("crowding_tag")
+    crowding = {} if tag is None else _read(tag, _CROWDING, f"{where}.crowding_tag")
+    numbers = _list(fields.get("numeric_restricts", []), f"{where}.numeric_restricts")
+    restricts = _list(fields.get("restricts", []), f"{where}.restricts")
+    datapoint = Datapoint(
+        datapoint_id,
+        tuple(_restrict(restrict, f"{where}.restricts[{at}]") for at, restrict in enumerate(restricts)),
+        tuple(_number_held(number, f"{where}.numeric_restricts[{at}]") for at, number in enumerate(numbers)),
+        _optional(crowding, "crowding_attribute", f"{where}.crowding_tag") or None,
+        _object(fields.get("embedding_metadata", {}), f"{where}.embedding_metadata"),
+    )
+    return DatapointWrite(datapoint, vectors, _sparse(fields.get("sparse_embedding"), where))
+
+
+def _object(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidQuery(f"[request] {where} is {_kind(value)}; expected an object; correct it")
+    return value
+
+
+def _token(fields: Mapping[str, Any]) -> int:
+    raw = fields.get("min_version")
+    return 0 if raw is None else _int64(raw, "min_version")
+
+
 def check_fraction(fraction: float) -> None:
     """Check `fraction_leaf_nodes_to_search_override`, which Vertex's clients may send and nothing here reads.
 
@@ -395,6 +493,22 @@ def _restrict(value: object, where: str) -> Restrict:
 
 
 def _numeric(value: object, where: str) -> NumericRestrict:
+    held, op = _number_and_op(value, where)
+    if not isinstance(op, str) or op not in OPERATORS:
+        raise InvalidQuery(
+            f"[request] {where}.op is {op!r}; expected one of {', '.join(OPERATORS)}; a query must say which"
+        )
+    return replace(held, op=OPERATORS[op])
+
+
+def _number_held(value: object, where: str) -> NumericRestrict:
+    held, op = _number_and_op(value, where)
+    if op is not None:
+        raise InvalidQuery(f"[request] {where}.op is {op!r}; a datapoint has numbers without one; leave it out")
+    return held
+
+
+def _number_and_op(value: object, where: str) -> tuple[NumericRestrict, object]:
     fields = _read(value, _NUMERIC, where)
     given = [name for name in _VALUES if fields.get(name) is not None]
     if len(given) != 1:
@@ -402,14 +516,9 @@ def _numeric(value: object, where: str) -> NumericRestrict:
             f"[request] {where} has {' and '.join(given) or 'no value'}; expected exactly one of {', '.join(_VALUES)}"
         )
     kind = _VALUES[given[0]]
-    op = fields.get("op")
-    if not isinstance(op, str) or op not in OPERATORS:
-        raise InvalidQuery(
-            f"[request] {where}.op is {op!r}; expected one of {', '.join(OPERATORS)}; a query must say which"
-        )
     raw = fields[given[0]]
     number = _int64(raw, f"{where}.{given[0]}") if kind == "int64" else _number(raw, f"{where}.{given[0]}")
-    return NumericRestrict(_namespace(fields, where), number, kind, OPERATORS[op])
+    return NumericRestrict(_namespace(fields, where), number, kind), fields.get("op")
 
 
 def _namespace(fields: Mapping[str, Any], where: str) -> str:

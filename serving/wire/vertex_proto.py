@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final, cast
 
 import numpy as np
+from google.protobuf import json_format
 from numpy.typing import NDArray
 
-from matching.datapoint import Datapoint, Filter, NumericRestrict, NumericType, Operator, Restrict
+from matching.datapoint import Datapoint, Filter, NumericRestrict, NumericType, Operator, Restrict, SparseRows
 from matching.errors import InvalidQuery
-from serving.query import Answer, NeighborQuery, Options, ReadAnswer, Result, VersionInfo
+from serving.query import Answer, DatapointWrite, NeighborQuery, Options, ReadAnswer, Result, VersionInfo, Written
 from serving.wire import likewise_pb2 as pb
-from serving.wire.vertex_json import OPERATORS, check_finite, check_fraction, sparse_row
+from serving.wire.vertex_json import OPERATORS, check_finite, check_fraction, is_restricts_only, sparse_row
 
 _TYPES: Final[dict[str, NumericType]] = {"value_int": "int64", "value_float": "float32", "value_double": "float64"}
 _FIELDS: Final[dict[NumericType, str]] = {kind: field for field, kind in _TYPES.items()}
@@ -41,6 +43,30 @@ def read_search(request: pb.SearchRequest) -> Options:
         crowding_cap=request.crowding_cap,
         exact=request.exact,
         recall_target=request.recall_target or None,
+    )
+
+
+def read_upsert(request: pb.UpsertDatapointsRequest) -> tuple[tuple[DatapointWrite, ...], bool]:
+    """Return the datapoints of an upsert, and whether it is of their restricts alone.
+
+    Raises:
+        InvalidQuery: a field holds what the API does not know.
+    """
+    writes = tuple(_write(point, f"datapoints[{at}]") for at, point in enumerate(request.datapoints))
+    return writes, is_restricts_only(",".join(request.update_mask.paths))
+
+
+def upsert_message(written: Written) -> pb.UpsertDatapointsResponse:
+    """Return the answer to an upsert."""
+    return pb.UpsertDatapointsResponse(
+        version_token=written.version_token, is_repeat=written.is_repeat, index_version=written.version_id
+    )
+
+
+def remove_message(written: Written) -> pb.RemoveDatapointsResponse:
+    """Return the answer to a removal."""
+    return pb.RemoveDatapointsResponse(
+        version_token=written.version_token, is_repeat=written.is_repeat, index_version=written.version_id
     )
 
 
@@ -83,7 +109,11 @@ def version_message(version: VersionInfo) -> pb.Version:
         for space in version.spaces
     ]
     return pb.Version(
-        version_id=version.version_id, created_at=version.created_at, n_datapoints=version.n_datapoints, spaces=spaces
+        version_id=version.version_id,
+        created_at=version.created_at,
+        n_datapoints=version.n_datapoints,
+        version_token=version.version_token,
+        spaces=spaces,
     )
 
 
@@ -94,16 +124,9 @@ def _query(query: pb.FindNeighborsRequest.Query, where: str) -> NeighborQuery:
         )
     check_fraction(query.fraction_leaf_nodes_to_search_override)
     point = query.datapoint
-    vector: NDArray[np.float32] | None = None
-    if point.feature_vector:
-        vector = np.array(point.feature_vector, np.float32)
-        check_finite(vector, f"{where}.datapoint.feature_vector")
-    sparse = None
-    if point.HasField("sparse_embedding"):
-        here = f"{where}.datapoint.sparse_embedding"
-        values = np.array(point.sparse_embedding.values, np.float32)
-        check_finite(values, f"{here}.values")
-        sparse = sparse_row(values, list(point.sparse_embedding.dimensions), here)
+    inside = f"{where}.datapoint"
+    vector = _vector(point.feature_vector, f"{inside}.feature_vector") if point.feature_vector else None
+    sparse = _sparse(point, inside)
     options = Options(
         k=query.neighbor_count or Options().k,
         space=query.space or None,
@@ -115,6 +138,40 @@ def _query(query: pb.FindNeighborsRequest.Query, where: str) -> NeighborQuery:
         include_self=query.include_self,
     )
     return NeighborQuery(point.datapoint_id, vector, sparse, options)
+
+
+def _write(point: pb.IndexDatapoint, where: str) -> DatapointWrite:
+    vectors = {
+        name: _vector(vector.values, f"{where}.feature_vectors[{name!r}]")
+        for name, vector in point.feature_vectors.items()
+    }
+    if point.feature_vector:
+        vectors[""] = _vector(point.feature_vector, f"{where}.feature_vector")
+    datapoint = Datapoint(
+        point.datapoint_id,
+        tuple(_restrict(restrict, f"{where}.restricts[{at}]") for at, restrict in enumerate(point.restricts)),
+        tuple(
+            _number_held(number, f"{where}.numeric_restricts[{at}]")
+            for at, number in enumerate(point.numeric_restricts)
+        ),
+        point.crowding_tag.crowding_attribute or None,
+        json_format.MessageToDict(point.embedding_metadata),
+    )
+    return DatapointWrite(datapoint, vectors, _sparse(point, where))
+
+
+def _vector(values: Sequence[float], where: str) -> NDArray[np.float32]:
+    vector = np.array(values, np.float32)
+    check_finite(vector, where)
+    return vector
+
+
+def _sparse(point: pb.IndexDatapoint, where: str) -> SparseRows | None:
+    if not point.HasField("sparse_embedding"):
+        return None
+    here = f"{where}.sparse_embedding"
+    values = _vector(point.sparse_embedding.values, f"{here}.values")
+    return sparse_row(values, list(point.sparse_embedding.dimensions), here)
 
 
 def _filter(
@@ -135,6 +192,22 @@ def _restrict(restrict: pb.IndexDatapoint.Restriction, where: str) -> Restrict:
 
 
 def _numeric(number: pb.IndexDatapoint.NumericRestriction, where: str) -> NumericRestrict:
+    op = _operator(number.op)
+    held = _number(number, where)
+    if op is None:
+        raise InvalidQuery(
+            f"[request] {where}.op is {number.op}; expected one of {', '.join(OPERATORS)}; a query must say which"
+        )
+    return replace(held, op=op)
+
+
+def _number_held(number: pb.IndexDatapoint.NumericRestriction, where: str) -> NumericRestrict:
+    if number.op:
+        raise InvalidQuery(f"[request] {where}.op is {number.op}; a datapoint has numbers without one; leave it out")
+    return _number(number, where)
+
+
+def _number(number: pb.IndexDatapoint.NumericRestriction, where: str) -> NumericRestrict:
     if not number.namespace:
         raise InvalidQuery(f"[request] {where}.namespace is ''; expected a name; send one")
     field = number.WhichOneof("Value")
@@ -142,15 +215,10 @@ def _numeric(number: pb.IndexDatapoint.NumericRestriction, where: str) -> Numeri
         raise InvalidQuery(
             f"[request] {where} has no value; expected exactly one of value_int, value_float, value_double"
         )
-    op = _operator(number.op)
-    if op is None:
-        raise InvalidQuery(
-            f"[request] {where}.op is {number.op}; expected one of {', '.join(OPERATORS)}; a query must say which"
-        )
     value: int | float = getattr(number, field)
     if not np.isfinite(value):
         raise InvalidQuery(f"[request] {where}.{field} is {value}; expected a finite number; correct it")
-    return NumericRestrict(number.namespace, value, _TYPES[field], op)
+    return NumericRestrict(number.namespace, value, _TYPES[field])
 
 
 def _operator(number: int) -> Operator | None:

@@ -1,0 +1,172 @@
+"""What do writes cost searches, and how soon does a search see a write?
+
+One index version of sentence embeddings with a graph, in one process with its live index. Queries are asked one by one through
+`snapshot.search`, k = 10: of the sealed version, of a live index without writes, while `--rate` upserts a second arrive (batches of 10, from
+one thread), and with 30 % of the datapoints in the delta. Latencies are wall times of the same queries in the same run; their ratios are to
+the live index without writes. A write's freshness is the time from its acknowledgement to a snapshot that has it. Write
+throughput is that of single upserts from 1 and 8 threads, on disk and applied. Recall is of approximate against exact search
+over the same snapshot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import harness
+import numpy as np
+from numpy.typing import NDArray
+
+from index_builder.draft import Draft
+from index_builder.progress import Silent
+from index_builder.settings import BuildSettings
+from matching.datapoint import Datapoint, NumericRestrict
+from matching.live import LiveIndex, Upsert, WriteLog
+from matching.store import Store
+from matching.version import IndexVersion
+
+BATCH = 10
+K = 10
+
+
+def built(folder: Path, vectors: NDArray[np.float32]) -> IndexVersion:
+    """A version of those vectors under the plan `graph`."""
+    draft = Draft(Store(folder, create=True), BuildSettings(plan="graph", threads=2), Silent())
+    space = draft.new_space("vectors", vectors.shape[1], space_id="benchmark", metric="ip")
+    for at in range(len(vectors)):
+        draft.columns.add(Datapoint(f"base-{at:07}", numeric_restricts=(NumericRestrict("price", float(at % 100)),)))
+    space.vectors.append(vectors, np.arange(len(vectors)))
+    return draft.finish(source={"kind": "benchmark"}, parent=None)
+
+
+def upserts(vectors: NDArray[np.float32], first: int) -> list[Upsert]:
+    """New datapoints, every tenth in place of one of the base."""
+    return [
+        Upsert(
+            Datapoint(
+                f"base-{first + at:07}" if at % 10 == 0 else f"new-{first + at:07}",
+                numeric_restricts=(NumericRestrict("price", float(at % 100)),),
+            ),
+            {"vectors": vector[None]},
+        )
+        for at, vector in enumerate(vectors)
+    ]
+
+
+def latencies(version: Callable[[], IndexVersion], queries: NDArray[np.float32], seconds: float) -> NDArray[np.float64]:
+    """Milliseconds of one search after the other, for so many seconds."""
+    spent = []
+    end = time.perf_counter() + seconds
+    at = 0
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        version().search(queries[at % len(queries)][None], K, space="vectors")
+        spent.append(1e3 * (time.perf_counter() - began))
+        at += 1
+    return np.array(spent)
+
+
+def recall(version: IndexVersion, queries: NDArray[np.float32]) -> float:
+    """recall@10 of the default plan."""
+    near, exact = (version.search(queries, K, space="vectors", exact=exact).neighbors for exact in (False, True))
+    hits = [
+        len({n.datapoint_id for n in a} & {n.datapoint_id for n in b}) / K for a, b in zip(near, exact, strict=True)
+    ]
+    return float(np.mean(hits))
+
+
+def summary(spent: NDArray[np.float64], beside: NDArray[np.float64]) -> dict[str, float]:
+    """Median and p99 in milliseconds, and their ratios to another run's."""
+    told = {}
+    for name, part in (("p50", 50), ("p99", 99)):
+        value, other = np.percentile(spent, part), np.percentile(beside, part)
+        told[f"{name}_ms"] = round(float(value), 3)
+        told[f"{name}_ratio"] = round(float(value / other), 2)
+    return told
+
+
+def at_rate(live: LiveIndex, writes: Sequence[Upsert], rate: float, stop: threading.Event) -> list[float]:
+    """Write batches at a rate until told to stop; return the milliseconds until each was seen."""
+    freshness = []
+    began = time.perf_counter()
+    for at in range(0, len(writes) - BATCH, BATCH):
+        if stop.is_set():
+            break
+        time.sleep(max(began + at / rate - time.perf_counter(), 0))
+        token = live.write(writes[at : at + BATCH]).last_sequence
+        acknowledged = time.perf_counter()
+        live.wait(token, deadline=time.monotonic() + 10)
+        freshness.append(1e3 * (time.perf_counter() - acknowledged))
+    return freshness
+
+
+def throughput(live: LiveIndex, writes: Sequence[Upsert], n_threads: int) -> float:
+    """Single upserts a second from so many threads, the last one seen by searches."""
+    began = time.perf_counter()
+    with ThreadPoolExecutor(n_threads) as pool:
+        tokens = list(pool.map(lambda write: live.write([write]).last_sequence, writes))
+    live.wait(max(tokens), deadline=time.monotonic() + 60)
+    return len(writes) / (time.perf_counter() - began)
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=70_000, help="of the base; 3 / 7 as many are added")
+    parser.add_argument("--rate", type=float, default=1000, help="upserts a second")
+    parser.add_argument("--seconds", type=float, default=10, help="of each latency run")
+    arguments = parser.parse_args()
+    n = arguments.rows
+    vectors, queries = harness.package_summaries(n * 10 // 7 + 4_000)
+    base, rest = vectors[:n], vectors[n:]
+    with tempfile.TemporaryDirectory() as directory:
+        version = built(Path(directory) / "store", base)
+        with WriteLog.open(Path(directory) / "log") as log:
+            live = LiveIndex(version, log, threads=1)
+            latencies(lambda: version, queries, 1)
+            sealed = latencies(lambda: version, queries, arguments.seconds)
+            idle = latencies(lambda: live.snapshot, queries, arguments.seconds)
+            n_rate = int(arguments.rate * arguments.seconds * 1.2)
+            stop, freshness = threading.Event(), list[float]()
+            writer = threading.Thread(
+                target=lambda: freshness.extend(at_rate(live, upserts(rest[:n_rate], 0), arguments.rate, stop))
+            )
+            writer.start()
+            under_writes = latencies(lambda: live.snapshot, queries, arguments.seconds)
+            stop.set()
+            writer.join()
+            n_written = live.snapshot.sequence
+            single = throughput(live, upserts(rest[n_rate : n_rate + 2_000], n_rate), 1)
+            eight = throughput(live, upserts(rest[n_rate + 2_000 : n_rate + 4_000], n_rate + 2_000), 8)
+            done = n_rate + 4_000
+            for at in range(done, n * 3 // 7, 500):
+                live.write(upserts(rest[at : at + 500], at))
+            live.wait(log.last_sequence, deadline=time.monotonic() + 600)
+            full = live.snapshot
+            with_delta = latencies(lambda: full, queries, arguments.seconds)
+            figures = {
+                "rows": n,
+                "sealed": summary(sealed, idle),
+                "live_idle": summary(idle, idle),
+                "under_writes": {
+                    **summary(under_writes, idle),
+                    "upserts_per_s": round(n_written / arguments.seconds),
+                    "freshness_p50_ms": round(float(np.percentile(freshness, 50)), 2),
+                    "freshness_p99_ms": round(float(np.percentile(freshness, 99)), 2),
+                },
+                "delta_share": round(1 - n / full.n_datapoints, 3),
+                "with_delta": {**summary(with_delta, idle), "recall": round(recall(full, queries), 4)},
+                "recall_sealed": round(recall(version, queries), 4),
+                "single_upserts_per_s": {"1 thread": round(single), "8 threads": round(eight)},
+            }
+            live.close()
+    harness.write("live_index", figures)
+
+
+if __name__ == "__main__":
+    main()
