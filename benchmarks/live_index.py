@@ -1,11 +1,11 @@
 """What do writes cost searches, and how soon does a search see a write?
 
-One index version of sentence embeddings with a graph, in one process with its live index. Queries are asked one by one through
-`snapshot.search`, k = 10: of the sealed version, of a live index without writes, while `--rate` upserts a second arrive (batches of 10, from
-one thread), and with 30 % of the datapoints in the delta. Latencies are wall times of the same queries in the same run; their ratios are to
-the live index without writes. A write's freshness is the time from its acknowledgement to a snapshot that has it. Write
-throughput is that of single upserts from 1 and 8 threads, on disk and applied. Recall is of approximate against exact search
-over the same snapshot.
+One index version of sentence embeddings with a graph, in one process with its live index. Queries are asked one by one, k = 10:
+of the sealed version, of a live index without writes, while `--rate` upserts a second arrive (batches of 10, one thread), and
+with 30 % of the datapoints in the delta. Latencies are wall times of the same queries in the same run; ratios are to the live
+index without writes. A write's freshness is the time from its acknowledgement to a snapshot that has it. Write throughput is
+that of single upserts from 1 and 8 threads, on disk and applied. Recall is of approximate against exact search over the same
+snapshot.
 """
 
 from __future__ import annotations

@@ -794,7 +794,7 @@ std::unique_ptr<GraphIndex> GraphIndex::compacted(size_t n_threads, std::vector<
 std::unique_ptr<GraphIndex> GraphIndex::emptied() const {
   const std::shared_lock lock(mutex_);
   auto out = std::make_unique<GraphIndex>(rows_.dim(), rows_.metric(), seed_, options_, is_packed());
-  out->rows_.take(rows_, {});
+  out->rows_.learn_from(rows_);
   out->table_ = table_;
   out->scan_table_ = scan_table_;
   out->costs_ = costs_.load();

@@ -78,7 +78,7 @@ void QuantizedRows::borrow(const Arrays& arrays) {
   centre_.assign(arrays.centre.begin(), arrays.centre.end());
   centre_square_ = dot(centre_.data(), centre_.data(), padded_);
   longest_ = arrays.longest;
-  is_learnt_ = true;
+  is_learnt_ = size() != 0;
 }
 
 void QuantizedRows::rank_from(int file, uint64_t offset) { fine_file_ = FineFile(file, offset); }
@@ -104,7 +104,7 @@ size_t QuantizedRows::owned_bytes() const {
 }
 
 void QuantizedRows::learn(const float* vectors, size_t n) {
-  is_learnt_ = true;
+  is_learnt_ = n != 0;
   const size_t dim = rotation_.dim();
   const size_t stride = std::max<size_t>(1, n / sample_limit);
   std::vector<double> sum(dim);
@@ -126,6 +126,13 @@ void QuantizedRows::learn(const float* vectors, size_t n) {
   for (size_t i = 0; i < dim; ++i) mean[i] = static_cast<float>(sum[i] / std::max(count, 1.0));
   rotation_.apply(mean.data(), centre_.data());
   centre_square_ = dot(centre_.data(), centre_.data(), padded_);
+}
+
+void QuantizedRows::learn_from(const QuantizedRows& other) {
+  centre_ = other.centre_;
+  centre_square_ = other.centre_square_;
+  longest_ = other.longest_;
+  is_learnt_ = true;
 }
 
 void QuantizedRows::reserve(size_t n) {
@@ -237,10 +244,8 @@ void QuantizedRows::put_in_block(size_t row) {
 }
 
 void QuantizedRows::take(const QuantizedRows& other, std::span<const int64_t> rows) {
-  is_learnt_ = true;
-  centre_ = other.centre_;
-  centre_square_ = other.centre_square_;
-  longest_ = other.longest_;
+  learn_from(other);
+  is_learnt_ = !rows.empty();
   resize(rows.size());
   for (size_t to = 0; to < rows.size(); ++to) {
     const auto from = static_cast<size_t>(rows[to]);

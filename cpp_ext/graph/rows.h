@@ -108,6 +108,7 @@ class QuantizedRows {
 
   // Learns centre and greatest length; before the first append.
   void learn(const float* vectors, size_t n);
+  void learn_from(const QuantizedRows& other);  // what it has learnt
   bool is_learnt() const { return is_learnt_; }
   // Finite vectors [n, dim]; may be larger than memory: read once, in order.
   void append(const float* vectors, size_t n, size_t n_threads);

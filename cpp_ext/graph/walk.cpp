@@ -1,6 +1,7 @@
 #include "graph/walk.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <limits>
 
@@ -43,7 +44,9 @@ void Walk::start(const Graph& graph, const PreparedQuery& query, const WalkLimit
   }
   if (graph.blocks != nullptr) {
     const size_t n_entry_bounds = graph.entry_blocks.size() / block_bytes(graph.rows->padded_dim()) * block_rows;
-    bounds_.resize(std::max({bounds_.size(), graph.blocks->n_bounds(), n_entry_bounds}));
+    // Whole words of them are compared.
+    bounds_.resize(
+        std::max({bounds_.size(), (graph.blocks->n_bounds() + word_bits - 1) / word_bits * word_bits, n_entry_bounds}));
   }
   most_scored_ = most_scored(graph.blocks != nullptr, limits.spread);
   next_ = n_expanded_ = n_scored_ = n_kept_ = n_rows_ = 0;
@@ -69,12 +72,16 @@ void Walk::enter() {
     bound_block(*query_, graph_.entry_blocks.data() + i * stride, query_->own, query_->reach,
                 bounds_.data() + i * block_rows);
   }
-  for (size_t start = 0; start < n_starts; ++start) {
-    size_t best = 0;
-    for (size_t i = 1; i < graph_.entries.size(); ++i) best = bounds_[i] < bounds_[best] ? i : best;
-    if (graph_.entries.empty() || graph_.entries[best] >= graph_.n_rows) return;  // none left, or a damaged file
-    visit(graph_.entries[best]);
-    bounds_[best] = std::numeric_limits<float>::infinity();
+  std::array<size_t, n_starts> best{};
+  size_t n_best = 0;
+  for (size_t i = 0; i < graph_.entries.size(); ++i) {
+    if (n_best == n_starts && !(bounds_[i] < bounds_[best[n_starts - 1]])) continue;
+    size_t place = n_best == n_starts ? n_starts - 1 : n_best++;
+    for (; place > 0 && bounds_[i] < bounds_[best[place - 1]]; --place) best[place] = best[place - 1];
+    best[place] = i;
+  }
+  for (size_t i = 0; i < n_best; ++i) {
+    if (graph_.entries[best[i]] < graph_.n_rows) visit(graph_.entries[best[i]]);  // else of a damaged file
   }
 }
 
@@ -162,11 +169,15 @@ void Walk::bound() {
     const uint32_t row = row_of(followed_);
     const uint32_t* links = graph_.neighbors + static_cast<size_t>(row) * graph_.stride;
     graph_.blocks->bounds(*query_, row, distance_of(followed_), bounds_.data());
-    for (size_t i = 0; i < graph_.stride; ++i) {
-      if (!(bounds_[i] < limit)) continue;
-      if (links[i] >= graph_.n_rows) break;  // of a damaged file
-      distances_[n_rows_] = bounds_[i];
-      visit(links[i]);
+    for (size_t first = 0; first < graph_.stride; first += word_bits) {
+      uint64_t passing = live_bits(first / word_bits, graph_.stride);
+      simd().compare_f32[static_cast<size_t>(Operator::less)](bounds_.data() + first, limit, &passing, 1);
+      for (; passing != 0; passing &= passing - 1) {  // no branch for each link: which pass is as good as random
+        const size_t i = first + static_cast<size_t>(std::countr_zero(passing));
+        if (links[i] >= graph_.n_rows) break;  // of a damaged file
+        distances_[n_rows_] = bounds_[i];
+        visit(links[i]);
+      }
     }
   } else {
     graph_.rows->bounds(*query_, rows_.data(), n_rows_, distances_.data());

@@ -99,7 +99,7 @@ class LiveIndex:
 
     @property
     def n_written(self) -> int:
-        """Writes since the base: what a compaction would fold into the next version."""
+        """Writes since the base that changed something: what the next version has to take in."""
         return len(self._records)
 
     def write(self, writes: Sequence[Write], *, request_id: str | None = None) -> Appended:
