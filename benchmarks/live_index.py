@@ -11,6 +11,7 @@ snapshot.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import threading
 import time
@@ -29,6 +30,7 @@ from matching.datapoint import Datapoint, NumericRestrict
 from matching.live import LiveIndex, Upsert, WriteLog
 from matching.store import Store
 from matching.version import IndexVersion
+from serving.server import SWITCH_S
 
 BATCH = 10
 K = 10
@@ -36,12 +38,13 @@ K = 10
 
 def built(folder: Path, vectors: NDArray[np.float32]) -> IndexVersion:
     """A version of those vectors under the plan `graph`."""
-    draft = Draft(Store(folder, create=True), BuildSettings(plan="graph", threads=2), Silent())
+    store = Store(folder, create=True)
+    draft = Draft(store, BuildSettings(plan="graph", threads=2), Silent())
     space = draft.new_space("vectors", vectors.shape[1], space_id="benchmark", metric="ip")
     for at in range(len(vectors)):
         draft.columns.add(Datapoint(f"base-{at:07}", numeric_restricts=(NumericRestrict("price", float(at % 100)),)))
     space.vectors.append(vectors, np.arange(len(vectors)))
-    return draft.finish(source={"kind": "benchmark"}, parent=None)
+    return store.open(draft.finish(source={"kind": "benchmark"}, parent=None).version_id)
 
 
 def upserts(vectors: NDArray[np.float32], first: int) -> list[Upsert]:
@@ -92,17 +95,21 @@ def summary(spent: NDArray[np.float64], beside: NDArray[np.float64]) -> dict[str
 
 def at_rate(live: LiveIndex, writes: Sequence[Upsert], rate: float, stop: threading.Event) -> list[float]:
     """Write batches at a rate until told to stop; return the milliseconds until each was seen."""
-    freshness = []
-    began = time.perf_counter()
-    for at in range(0, len(writes) - BATCH, BATCH):
-        if stop.is_set():
-            break
-        time.sleep(max(began + at / rate - time.perf_counter(), 0))
-        token = live.write(writes[at : at + BATCH]).last_sequence
-        acknowledged = time.perf_counter()
+
+    def seen(token: int, acknowledged: float) -> float:
         live.wait(token, deadline=time.monotonic() + 10)
-        freshness.append(1e3 * (time.perf_counter() - acknowledged))
-    return freshness
+        return 1e3 * (time.perf_counter() - acknowledged)
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = []
+        for at in range(0, len(writes) - BATCH, BATCH):
+            if stop.is_set():
+                break
+            time.sleep(max(began + at / rate - time.perf_counter(), 0))
+            token = live.write(writes[at : at + BATCH]).last_sequence
+            waiting.append(pool.submit(seen, token, time.perf_counter()))
+    return [each.result() for each in waiting]
 
 
 def throughput(live: LiveIndex, writes: Sequence[Upsert], n_threads: int) -> float:
@@ -121,6 +128,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1000, help="upserts a second")
     parser.add_argument("--seconds", type=float, default=10, help="of each latency run")
     arguments = parser.parse_args()
+    sys.setswitchinterval(SWITCH_S)
     n = arguments.rows
     vectors, queries = harness.package_summaries(n * 10 // 7 + 4_000)
     base, rest = vectors[:n], vectors[n:]

@@ -272,6 +272,27 @@ def scan_bandwidth(d: dict[str, Any]) -> str:
     return text + table(["scan", "MiB", "us a query", "GB/s", "share"], rows) + machine_line(d)
 
 
+def live_index(d: dict[str, Any]) -> str:
+    """What writes cost searches."""
+    told = {
+        "sealed": ("sealed version", d["recall_sealed"]),
+        "live_idle": ("live index without writes", d["recall_sealed"]),
+        "under_writes": (f"while {d['under_writes']['upserts_per_s']:,} upserts a second arrive", "-"),
+        "with_delta": (f"with {d['delta_share']:.0%} of the datapoints in the delta", d["with_delta"]["recall"]),
+    }
+    rows: list[list[object]] = [
+        [name, f"{d[key]['p50_ratio']:.2f}x", f"{d[key]['p99_ratio']:.2f}x", d[key]["p50_ms"], d[key]["p99_ms"], recall]
+        for key, (name, recall) in told.items()
+    ]
+    single = ", ".join(f"{n:,} a second from {who}" for who, n in d["single_upserts_per_s"].items())
+    text = (
+        f"\n## Writes beside searches: `live_index.py`\n\n{d['rows']:,} sentence embeddings under a graph, searches one by one from Python, in one process "
+        f"with the writes, wall time. A write is seen {d['under_writes']['freshness_p50_ms']} ms after its acknowledgement, in 99 of 100 cases "
+        f"{d['under_writes']['freshness_p99_ms']} ms. Single durable upserts: {single}.\n"
+    )
+    return text + table(["", "p50", "p99", "p50 ms", "p99 ms", "recall@10"], rows) + machine_line(d)
+
+
 def fastest_first(of: dict[str, Any]) -> list[tuple[str, Any]]:
     """Return peers and figures by the speed of single calls at .95, Likewise first."""
     return sorted(of.items(), key=lambda item: (item[0] != "likewise", -(item[1]["single"]["qps_at"]["0.95"] or 0)))
@@ -450,6 +471,7 @@ def main() -> None:
         graph_growth,
         subset_scan,
         scan_bandwidth,
+        live_index,
         text_quality,
         picture_quality,
         embedding_speed,

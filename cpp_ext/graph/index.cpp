@@ -21,8 +21,10 @@ constexpr size_t walks_at_once = 4;  // of one thread: the memory of one comes w
 constexpr size_t beam_size = 4096;
 constexpr size_t n_spare = 24;
 constexpr size_t scan_chunk = 64;
-constexpr float probe_hops = 12;  // followed under a filter before scan and graph are compared
-constexpr size_t tiny = 512;      // rows that are scanned rather than walked
+constexpr size_t encode_slice = 16;  // rows
+constexpr size_t apply_slice = 64;   // lists
+constexpr float probe_hops = 12;     // followed under a filter before scan and graph are compared
+constexpr size_t tiny = 512;         // rows that are scanned rather than walked
 constexpr size_t most_held_out = 256;
 constexpr size_t calibrated_k = 10;
 constexpr double most_hops_of_few = 128;         // measured even where a scan is cheaper
@@ -259,7 +261,7 @@ void GraphIndex::join(std::span<const uint32_t> rows, Linker& linker) {
     const std::unique_lock lock(mutex_);
     neighbors_.own();
     blocks_.own();
-    apply(updates, blocks);
+    apply(updates, blocks, 0, updates.rows.size());
     for (const uint32_t row : batch) {
       live_[row / word_bits] |= uint64_t{1} << (row % word_bits);
       if (entries_.size() < n_entries) entries_.push_back(row);
@@ -683,10 +685,10 @@ void GraphIndex::pack(size_t n_threads) {
 }
 
 // Needs the lock, or nobody who reads.
-void GraphIndex::apply(const LinkUpdates& updates, const HugeArray<unsigned char>& blocks) {
+void GraphIndex::apply(const LinkUpdates& updates, const HugeArray<unsigned char>& blocks, size_t first, size_t last) {
   const size_t degree = options_.degree;
   const size_t stride = blocks_.stride();
-  for (size_t i = 0; i < updates.rows.size(); ++i) {
+  for (size_t i = first; i < last; ++i) {
     const uint32_t row = updates.rows[i];
     std::copy_n(updates.lists.data() + i * degree, degree, neighbors_.writable() + static_cast<size_t>(row) * degree);
     if (stride != 0) std::copy_n(blocks.data() + i * stride, stride, blocks_.writable(row));
@@ -701,10 +703,14 @@ size_t GraphIndex::add(const float* vectors, size_t n, size_t n_threads) {
   while (done < n) {
     const size_t batch = std::min({n - done, std::max<size_t>(1, n_rows_ / 8), size_t{256}});
     const size_t start = n_rows_;
-    {
+    // Searches wait for a lock as long as a slice takes.
+    for (size_t encoded = 0; encoded < batch;) {
+      const size_t slice = std::min(batch - encoded, encode_slice);
       const std::unique_lock lock(mutex_);
       if (!rows_.is_learnt()) rows_.learn(vectors, n);
-      rows_.append(vectors + done * rows_.dim(), batch, n_threads);
+      rows_.append(vectors + (done + encoded) * rows_.dim(), slice, n_threads);
+      encoded += slice;
+      if (encoded != batch) continue;
       neighbors_.own();
       neighbors_.resize(rows_.size() * options_.degree);
       blocks_.resize(rows_.size());
@@ -718,14 +724,23 @@ size_t GraphIndex::add(const float* vectors, size_t n, size_t n_threads) {
     const bool is_live_enough = n_live_ != n_rows_ && n_live_ > n_rows_ / 2;
     if (start != 0) updates = linker.insert(graph(rows_.size()), rows, is_live_enough ? live_.data() : nullptr);
     const HugeArray<unsigned char> blocks = packed(updates.rows, updates.lists.data(), n_threads);
-    const std::unique_lock lock(mutex_);
-    apply(updates, blocks);
-    for (const uint32_t row : rows) live_[row / word_bits] |= uint64_t{1} << (row % word_bits);
-    n_live_ += batch;
-    n_rows_ += batch;
-    if (entries_.size() < n_entries) {
-      entries_.push_back(rows.front());
-      pack_entries();
+    // The new rows, which stand first, so that no list ever leads to a row that is not there; then those that lead to
+    // them.
+    const size_t n_new = std::min(batch, updates.rows.size());
+    {
+      const std::unique_lock lock(mutex_);
+      apply(updates, blocks, 0, n_new);
+      for (const uint32_t row : rows) live_[row / word_bits] |= uint64_t{1} << (row % word_bits);
+      n_live_ += batch;
+      n_rows_ += batch;
+      if (entries_.size() < n_entries) {
+        entries_.push_back(rows.front());
+        pack_entries();
+      }
+    }
+    for (size_t first = n_new; first < updates.rows.size(); first += apply_slice) {
+      const std::unique_lock lock(mutex_);
+      apply(updates, blocks, first, std::min(first + apply_slice, updates.rows.size()));
     }
     done += batch;
   }

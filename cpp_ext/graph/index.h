@@ -152,7 +152,7 @@ class GraphIndex {
   void join(std::span<const uint32_t> rows, Linker& linker);
   HugeArray<unsigned char> packed(std::span<const uint32_t> rows, const uint32_t* lists, size_t n_threads) const;
   void pack(size_t n_threads);
-  void apply(const LinkUpdates& updates, const HugeArray<unsigned char>& blocks);
+  void apply(const LinkUpdates& updates, const HugeArray<unsigned char>& blocks, size_t first, size_t last);
   void search_some(GraphSearch search, size_t first, size_t last, Neighbors out, const GraphTrace& trace) const;
   void search_scan(const GraphSearch& search, const PreparedQuery& query, size_t n_keep, bool by_blocks,
                    Scratch& scratch) const;

@@ -17,8 +17,10 @@ constexpr size_t lines_ahead = 16;
 // Of one row's links, while the limit is loose; more found little more. Signs around the row itself choose better, and
 // the shorter the search the fewer of them will be followed.
 size_t most_scored(bool by_blocks, float spread) {
-  if (!by_blocks) return 12;
-  return static_cast<size_t>(std::clamp(5 + 20 * (spread - 1), 4.0F, 12.0F));
+  constexpr size_t most = 12;
+  const float wanted = 5 + 20 * (spread - 1);
+  if (!by_blocks || !(wanted < most)) return most;  // the spread of a damaged file may be NaN
+  return static_cast<size_t>(std::max(wanted, 4.0F));
 }
 
 }  // namespace

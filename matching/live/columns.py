@@ -146,12 +146,8 @@ class Records:
         chain.append(record)
 
     def _tag_code(self, tag: str) -> int:
-        base = self.base.tag_codes.get(tag)
-        return (
-            base
-            if base is not None
-            else self._tag_codes.setdefault(tag, len(self.base.tag_codes) + len(self._tag_codes))
-        )
+        of_base = self.base.tag_codes
+        return of_base[tag] if tag in of_base else self._tag_codes.setdefault(tag, len(of_base) + len(self._tag_codes))
 
     def _invert(self, record: int, datapoint: Datapoint) -> None:
         for restrict in datapoint.restricts:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 import cpp_ext
 from matching.columns import Columns
 from matching.datapoint import Datapoint, NumericType, SparseRows
-from matching.errors import DeadlineExceeded, InvalidInput, LikewiseError, NotFound, Unavailable
+from matching.errors import DeadlineExceeded, InvalidInput, NotFound, Unavailable
 from matching.graph_index import GraphIndex
 from matching.live.columns import WORD, LiveColumns, Records
 from matching.live.growing import Growing
@@ -177,6 +178,15 @@ class LiveIndex:
                     f"[write] datapoint {datapoint_id!r} has {number.type} in the numeric namespace {number.namespace!r}, "
                     f"which holds {held}; use one type a namespace"
                 )
+            is_whole = number.type == "int64"
+            if is_whole and not (isinstance(number.value, int) and -(2**63) <= number.value < 2**63):
+                raise InvalidInput(
+                    f"[write] datapoint {datapoint_id!r} has {number.value!r} in {number.namespace!r}; expected an int of 64 bits"
+                )
+            if not (is_whole or math.isfinite(number.value)):
+                raise InvalidInput(
+                    f"[write] datapoint {datapoint_id!r} has {number.value!r} in {number.namespace!r}; expected a finite number"
+                )
         if isinstance(write, Upsert):
             self._check_vectors(write)
             added.add(datapoint_id)
@@ -216,7 +226,7 @@ class LiveIndex:
                 if self._log.wait(self._sequence + 1, timeout_s=_PATIENCE_S):
                     self._apply_some()
                     self._publish()
-        except (LikewiseError, OSError) as error:
+        except Exception as error:  # the top of the thread: whatever it is, waiting for it to go on is in vain
             if self._is_closed:
                 return
             _logger.exception("writes are no longer applied")

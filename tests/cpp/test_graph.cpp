@@ -472,6 +472,9 @@ void test_walks() {
     CHECK(plans[q] == static_cast<uint8_t>(Plan::graph));
     CHECK(n_expanded[q] > 0);
   }
+  search.spread = std::numeric_limits<float>::quiet_NaN();  // of a damaged file
+  index->search(search, {answer.rows, answer.distances}, {});
+  for (const int64_t row : answer.rows) CHECK(row < static_cast<int64_t>(n));
   std::vector<uint64_t> keep(words_for(n), 0x5555555555555555);
   for (const size_t k : {1, 10, 700}) {
     for (const float spread : {1.0F, 1.1F, 1e30F}) {

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from matching.datapoint import Datapoint, Filter, NumericRestrict, Restrict, SparseRows
-from matching.errors import DeadlineExceeded, InvalidInput, InvalidQuery, NotFound, Unavailable
+from matching.errors import CorruptArtifact, DeadlineExceeded, InvalidInput, InvalidQuery, NotFound, Unavailable
 from matching.live import Change, Delete, LiveIndex, Upsert, WriteLog
 from matching.version import IndexVersion
 from tests.versions import MakeVersion
@@ -202,6 +202,14 @@ GOOD = np.ones((1, DIM), np.float32)
         (Upsert(Datapoint("x"), {"vectors": GOOD, "pictures": GOOD}), "has vectors of ['pictures']; the spaces are"),
         (Upsert(Datapoint(""), {"vectors": GOOD}), "expected 1 to 1024 bytes"),
         (
+            Upsert(Datapoint("x", numeric_restricts=(NumericRestrict("size", 2**63, "int64"),)), {"vectors": GOOD}),
+            "expected an int of 64 bits",
+        ),
+        (
+            Upsert(Datapoint("x", numeric_restricts=(NumericRestrict("price", float("inf")),)), {"vectors": GOOD}),
+            "expected a finite number",
+        ),
+        (
             Upsert(Datapoint("x", numeric_restricts=(NumericRestrict("price", 1, "int64"),)), {"vectors": GOOD}),
             "has int64 in the numeric namespace 'price', which holds float64",
         ),
@@ -224,6 +232,24 @@ def test_a_change_needs_somebody_to_change(live: LiveIndex) -> None:
     assert version.datapoints(["x"])[0].crowding_tag == "b"
     with pytest.raises(InvalidQuery, match="value_double"):
         version.search(GOOD, 3, space="vectors", filter=Filter((), (NumericRestrict("price", 1, "int64", "LESS"),)))
+
+
+def test_a_record_that_is_no_write_stops_writes_and_no_search(
+    base: IndexVersion, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with WriteLog.open(tmp_path / "log") as log:
+        index = LiveIndex(base, log)
+        log.append([b"of another program"])
+        with pytest.raises(Unavailable, match="write 1 is not applied: writes are no longer applied"):
+            index.wait(1, deadline=time.monotonic() + 30)
+        with pytest.raises(Unavailable, match="reads go on"):
+            index.write([Delete("x")])
+        assert index.failure is not None
+        assert len(found(index.snapshot, shop(1)[1][0])) == 10
+        index.close()
+    assert "no longer applied" in caplog.text
+    with WriteLog.open(tmp_path / "log") as log, pytest.raises(CorruptArtifact, match="write format"):
+        LiveIndex(base, log)
 
 
 def test_a_token_of_the_future_is_waited_for_in_vain(live: LiveIndex) -> None:
