@@ -427,7 +427,9 @@ def test_admin_actions_are_audited_over_grpc(
 ) -> None:
     method = "/likewise.v1.SearchService/GetVersion"
     monkeypatch.setitem(grpc_front.ACCESS, method, "admin")
-    served = SimpleNamespace(version_id="v1", created_at="2026-01-05T00:00:00+00:00", n_datapoints=0, spaces=())
+    served = SimpleNamespace(
+        version_id="v1", created_at="2026-01-05T00:00:00+00:00", n_datapoints=0, version_token=0, spaces=()
+    )
     recommender: Any = SimpleNamespace(version=lambda: served)
 
     async def ask() -> None:

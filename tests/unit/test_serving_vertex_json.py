@@ -21,7 +21,7 @@ from serving.wire.vertex_json import (
 
 
 def one_query(query: dict[str, Any]) -> Any:
-    (parsed,), _ = parse_find_neighbors({"queries": [query]})
+    (parsed,), _, _ = parse_find_neighbors({"queries": [query]})
     return parsed
 
 
@@ -136,7 +136,8 @@ def test_sparse_side_is_read() -> None:
 
 
 def test_read_and_search_bodies() -> None:
-    assert parse_read({"ids": ["a", "b"]}) == (("a", "b"), None)
+    assert parse_read({"ids": ["a", "b"]}) == (("a", "b"), None, 0)
+    assert parse_read({"ids": ["a"], "min_version": "7"}) == (("a",), None, 7)
     text, options = parse_search({"text": "boots", "k": 4, "crowdingCap": 1, "space": "fused"})
     assert (text, options.k, options.crowding_cap, options.space) == ("boots", 4, 1, "fused")
     with pytest.raises(InvalidQuery, match="text is missing or null"):

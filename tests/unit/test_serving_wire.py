@@ -123,7 +123,7 @@ def test_both_transports_read_one_request_alike() -> None:
         ]
     }
     (from_proto,) = read_find_neighbors(message)
-    (from_json,), _ = parse_find_neighbors(body)
+    (from_json,), _, _ = parse_find_neighbors(body)
     assert from_proto.options == from_json.options
     assert from_proto.datapoint_id == from_json.datapoint_id
     assert from_proto.vector is not None
