@@ -36,11 +36,12 @@ class AnyColumns(Protocol):
 
     def __len__(self) -> int: ...
     @property
+    def n_live(self) -> int: ...
+    @property
     def tags(self) -> NDArray[np.int32]: ...
     def datapoint_id(self, row: int) -> str: ...
     def crowding_tag(self, row: int) -> str | None: ...
     def find(self, datapoint_id: str) -> int: ...
-    def row(self, datapoint_id: str) -> int: ...
     def datapoint(self, row: int) -> Datapoint: ...
     def facets(self, namespace: str) -> dict[str, int]: ...
     def namespaces(self) -> tuple[str, ...]: ...
@@ -140,6 +141,11 @@ class Columns:
     def __len__(self) -> int:
         return len(self._ids)
 
+    @property
+    def n_live(self) -> int:
+        """Number of rows that may be answered: all of them."""
+        return len(self)
+
     def datapoint_id(self, row: int) -> str:
         """Return the id of a row."""
         return self._ids[row].decode()
@@ -157,17 +163,6 @@ class Columns:
     def find(self, datapoint_id: str) -> int:
         """Return the row of an id, or -1."""
         return self._ids.find(datapoint_id.encode(errors="surrogatepass"))
-
-    def row(self, datapoint_id: str) -> int:
-        """Return the row of an id.
-
-        Raises:
-            NotFound: no datapoint has this id.
-        """
-        row = self.find(datapoint_id)
-        if row < 0:
-            raise NotFound(f"[read] no datapoint {datapoint_id!r} among {len(self):,}; ask for an id that was built in")
-        return row
 
     def datapoint(self, row: int) -> Datapoint:
         """Return all that is known of a row besides its vectors."""

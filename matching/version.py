@@ -95,7 +95,7 @@ class IndexVersion:
     @property
     def n_datapoints(self) -> int:
         """Number of datapoints."""
-        return self.manifest.n_datapoints
+        return self.columns.n_live
 
     @property
     def images_dir(self) -> str | None:
@@ -186,7 +186,7 @@ class IndexVersion:
         """
         target = self.space(space)
         check_knobs(k, crowding_cap, effort, recall_target)
-        queries = np.stack([self._query_vector(target, self.columns.row(i)) for i in datapoint_ids])
+        queries = np.stack([self._query_vector(target, self._row(i)) for i in datapoint_ids])
         parts = [
             self.search(
                 queries[at : at + 1],
@@ -217,7 +217,7 @@ class IndexVersion:
         Raises:
             NotFound: an id is unknown.
         """
-        return tuple(self.columns.datapoint(self.columns.row(i)) for i in datapoint_ids)
+        return tuple(self.columns.datapoint(self._row(i)) for i in datapoint_ids)
 
     def vectors(self, datapoint_ids: Sequence[str], space: str) -> tuple[NDArray[np.float32], ...]:
         """Return the vectors of datapoints in a space, float32[m, dim] each.
@@ -226,7 +226,7 @@ class IndexVersion:
             NotFound: an id or the space is unknown.
         """
         target = self.space(space)
-        return tuple(target.vectors_of(self.columns.row(i)) for i in datapoint_ids)
+        return tuple(target.vectors_of(self._row(i)) for i in datapoint_ids)
 
     def facets(self, namespace: str) -> dict[str, int]:
         """Return how many datapoints have each token of a namespace, most frequent first."""
@@ -243,6 +243,14 @@ class IndexVersion:
     def numeric_range(self, namespace: str) -> tuple[float, float] | None:
         """Return least and greatest number of a namespace, None where no datapoint has one."""
         return self.columns.numeric_range(namespace)
+
+    def _row(self, datapoint_id: str) -> int:
+        row = self.columns.find(datapoint_id)
+        if row < 0:
+            raise NotFound(
+                f"[read] no datapoint {datapoint_id!r} among {self.n_datapoints:,}; ask for an id that was built in"
+            )
+        return row
 
     def _known_rows(self, datapoint_ids: Sequence[str]) -> list[int]:
         rows = (self.columns.find(i) for i in datapoint_ids)

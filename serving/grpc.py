@@ -116,24 +116,24 @@ class GrpcApi:
 
     async def _upsert(
         self, request: pb.UpsertDatapointsRequest, record: RequestRecord, deadline: float
-    ) -> pb.UpsertDatapointsResponse:
+    ) -> pb.WriteResponse:
         record.endpoint, record.q = "upsert", len(request.datapoints)
         writes, restricts_only = wire.read_upsert(request)
         written = await self._recommender.upsert(
             writes, deadline=deadline, restricts_only=restricts_only, request_id=request.request_id or None
         )
         record.index_version = written.version_id
-        return wire.upsert_message(written)
+        return wire.written_message(written)
 
     async def _remove(
         self, request: pb.RemoveDatapointsRequest, record: RequestRecord, deadline: float
-    ) -> pb.RemoveDatapointsResponse:
+    ) -> pb.WriteResponse:
         record.endpoint, record.q = "remove", len(request.datapoint_ids)
         written = await self._recommender.remove(
             tuple(request.datapoint_ids), deadline=deadline, request_id=request.request_id or None
         )
         record.index_version = written.version_id
-        return wire.remove_message(written)
+        return wire.written_message(written)
 
     async def _search(self, request: pb.SearchRequest, record: RequestRecord, deadline: float) -> pb.SearchResponse:
         asked = request.WhichOneof("query")

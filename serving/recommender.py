@@ -89,7 +89,9 @@ class Recommender:
         self._settings = settings
         self._observer = observer
         self._threads = ThreadPoolExecutor(settings.search_threads, thread_name_prefix="search")
-        self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="write")  # they wait for the disk, not the CPU
+        # They wait for the disk and not the CPU, and for each other's writes apart, so that no reader holds up a writer.
+        self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="write")
+        self._waiters = ThreadPoolExecutor(_WRITERS, thread_name_prefix="wait")
 
     @property
     def snapshot(self) -> Snapshot:
@@ -100,7 +102,7 @@ class Recommender:
 
     def close(self) -> None:
         """Wait for the searches and writes under way and refuse new ones."""
-        for threads in (self._threads, self._writers):
+        for threads in (self._threads, self._writers, self._waiters):
             threads.shutdown(wait=True, cancel_futures=True)
 
     def warm(self) -> None:
@@ -255,9 +257,10 @@ class Recommender:
             DeadlineExceeded: the time ran out.
         """
         live = self._writable(len(writes))
-        only = next(iter(self._sealed.version.spaces)) if len(self._sealed.version.spaces) == 1 else ""
         if restricts_only:
             return await self._write(live, [Change(w.datapoint, _RESTRICTS) for w in writes], request_id, deadline)
+        spaces = self._sealed.version.spaces
+        only = next(iter(spaces)) if len(spaces) == 1 else ""
         upserts: list[Write] = []
         for write in writes:
             vectors = {name or only: vector[None] for name, vector in write.vectors.items()}
@@ -379,7 +382,7 @@ class Recommender:
         def wait() -> LiveVersion:
             return live.wait(min_version, deadline=deadline)
 
-        return Snapshot(await self._in_thread(wait, deadline, self._writers), self._sealed.encoders)
+        return Snapshot(await self._in_thread(wait, deadline, self._waiters), self._sealed.encoders)
 
     async def _search_content(
         self, asked: Asked, content: Content, options: Options, deadline: float, detail: Detail

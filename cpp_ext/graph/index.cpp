@@ -704,13 +704,14 @@ size_t GraphIndex::add(const float* vectors, size_t n, size_t n_threads) {
     const size_t batch = std::min({n - done, std::max<size_t>(1, n_rows_ / 8), size_t{256}});
     const size_t start = n_rows_;
     // Searches wait for a lock as long as a slice takes.
-    for (size_t encoded = 0; encoded < batch;) {
+    for (size_t encoded = 0; encoded < batch; encoded += encode_slice) {
       const size_t slice = std::min(batch - encoded, encode_slice);
       const std::unique_lock lock(mutex_);
       if (!rows_.is_learnt()) rows_.learn(vectors, n);
       rows_.append(vectors + (done + encoded) * rows_.dim(), slice, n_threads);
-      encoded += slice;
-      if (encoded != batch) continue;
+    }
+    {
+      const std::unique_lock lock(mutex_);
       neighbors_.own();
       neighbors_.resize(rows_.size() * options_.degree);
       blocks_.resize(rows_.size());

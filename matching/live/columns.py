@@ -42,8 +42,7 @@ class _PostingsView:
 
     def rows_of(self, token: str) -> NDArray[np.int32]:
         held = self._postings.records.get(token)
-        rows = np.empty(0, np.int32) if held is None else held.view()
-        return rows[: np.searchsorted(rows, self._n_records)]
+        return np.empty(0, np.int32) if held is None else held.below(self._n_records)
 
 
 class _Numbers:
@@ -60,7 +59,7 @@ class Records:
 
     def __init__(self, base: Columns) -> None:
         self.base = base
-        self.first_row = -(-len(base) // WORD) * WORD  # of those added
+        self.first_row = n_words(len(base)) * WORD  # of those added
         self.types = dict(base.numeric_types())
         self._datapoints: list[Datapoint | None] = []  # None: gone
         self._rows: Growing[np.int64] = Growing(np.int64)  # of each record; -1: gone
@@ -173,7 +172,7 @@ class LiveColumns:
         self._n_rows = n_rows
         self._current = current
         self._overlaid = overlaid
-        self.live = live[: -(-n_rows // WORD)]
+        self.live = live[: n_words(n_rows)]
         self.n_live = cpp_ext.count(self.live, n_rows)
 
     def __len__(self) -> int:
@@ -195,17 +194,6 @@ class LiveColumns:
         """Return the row of an id, or -1."""
         record = self._last(self._records._of_id.get(datapoint_id))
         return self._base.find(datapoint_id) if record < 0 else int(self._records._rows.view()[record])
-
-    def row(self, datapoint_id: str) -> int:
-        """Return the row of an id.
-
-        Raises:
-            NotFound: no datapoint has this id.
-        """
-        row = self.find(datapoint_id)
-        if row < 0:
-            raise NotFound(f"[read] no datapoint {datapoint_id!r} among {self.n_live:,}; ask for an id that is there")
-        return row
 
     def datapoint(self, row: int) -> Datapoint:
         """Return all that is known of a live row besides its vectors."""
@@ -246,9 +234,8 @@ class LiveColumns:
                 raise
             counts = {}
         for token, records in [] if held is None else list(held.records.items()):
-            rows = records.view()
-            rows = rows[: np.searchsorted(rows, self._n_records)]
-            counts[token] = counts.get(token, 0) + int(np.count_nonzero(_bits(self._current, rows)))
+            is_current = _bits(self._current, records.below(self._n_records))
+            counts[token] = counts.get(token, 0) + int(np.count_nonzero(is_current))
         return dict(sorted(((token, n) for token, n in counts.items() if n), key=lambda each: -each[1]))
 
     def namespaces(self) -> tuple[str, ...]:
@@ -272,8 +259,7 @@ class LiveColumns:
             ends += self._base.numeric_range(namespace, without=self._overlaid) or ()
         held = self._records._numbers.get(namespace)
         if held is not None:
-            records = held.records.view()
-            records = records[: np.searchsorted(records, self._n_records)]
+            records = held.records.below(self._n_records)
             values = held.values.view(len(records))[_bits(self._current, records)]
             ends += [float(values.min()), float(values.max())] if len(values) else []
         return (min(ends), max(ends)) if ends else None
@@ -307,8 +293,8 @@ class LiveColumns:
         if held is None:
             passing[:] = 0
             return
-        records = held.records.view()
-        n = int(np.searchsorted(records, self._n_records))
+        records = held.records.below(self._n_records)
+        n = len(records)
         bits = cpp_ext.new_bitmap(n, fill=True)
         cpp_ext.compare(bits, cast("NDArray[np.float64]", held.values.view(n)), op, value)
         numbered = cpp_ext.new_bitmap(self._n_records)
@@ -317,16 +303,21 @@ class LiveColumns:
 
     def _present(self, records: Bitmap) -> NDArray[np.int64]:
         """Return those of a bitmap of records that are current and no deletion."""
-        n_words = -(-self._n_records // WORD)
-        rows = cpp_ext.rows_of(records[:n_words] & self._current[:n_words], self._n_records)
+        n = n_words(self._n_records)
+        rows = cpp_ext.rows_of(records[:n] & self._current[:n], self._n_records)
         return rows[self._records._rows.view()[rows] >= 0]
 
     def _rows_of(self, records: Bitmap) -> NDArray[np.int64]:
         return self._records._rows.view()[self._present(records)]
 
 
+def n_words(n_rows: int) -> int:
+    """Return how many words a bitmap of so many rows has."""
+    return -(-n_rows // WORD)
+
+
 def _padded(bitmap: Bitmap, n_rows: int) -> Bitmap:
-    out = np.zeros(-(-n_rows // WORD), np.uint64)
+    out = np.zeros(n_words(n_rows), np.uint64)
     out[: len(bitmap)] = bitmap
     return out
 

@@ -45,6 +45,11 @@ class Growing(Generic[T]):
         held.flags.writeable = False
         return held
 
+    def below(self, limit: int) -> NDArray[T]:
+        """Return the rows below a limit, of numbers that were appended in ascending order; read-only."""
+        held = self.view()
+        return held[: np.searchsorted(held, limit)]
+
     def _reserve(self, n: int) -> None:
         if self._n + n <= len(self._held):
             return

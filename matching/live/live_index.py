@@ -26,7 +26,7 @@ from matching.columns import Columns
 from matching.datapoint import Datapoint, NumericType, SparseRows
 from matching.errors import DeadlineExceeded, InvalidInput, NotFound, Unavailable
 from matching.graph_index import GraphIndex
-from matching.live.columns import WORD, LiveColumns, Records
+from matching.live.columns import LiveColumns, Records
 from matching.live.growing import Growing
 from matching.live.write import Change, Delete, Upsert, Write, pack_write, unpack_write
 from matching.live.write_log import Appended, WriteLog
@@ -45,12 +45,6 @@ class LiveVersion(IndexVersion):
     def __init__(self, base: IndexVersion, columns: LiveColumns, spaces: Mapping[str, Space], sequence: int) -> None:
         super().__init__(base.version_id, base.manifest, columns, spaces)
         self.sequence = sequence
-        self._n_datapoints = columns.n_live
-
-    @property
-    def n_datapoints(self) -> int:
-        """Number of datapoints that are there."""
-        return self._n_datapoints
 
 
 class LiveIndex:
@@ -76,15 +70,18 @@ class LiveIndex:
         self._threads = threads
         self._base = base
         self._records = Records(base.columns)
-        self._deltas = {name: _Delta(space, len(base.columns)) for name, space in base.spaces.items()}
-        self._types: dict[str, NumericType] = dict(base.numeric_types())
+        self._deltas = {
+            name: _Delta(space, len(base.columns), self._records.first_row) for name, space in base.spaces.items()
+        }
         self._checking = threading.Lock()  # numeric types are agreed on in one order
         self._published = threading.Condition()
         self._sequence = sequence
-        self._snapshot = self._view()
         self._failure: str | None = None
         self._is_closed = False
-        self._catch_up()
+        while log.last_sequence > self._sequence:
+            self._apply_some()
+        self._snapshot = self._view()
+        self._types: dict[str, NumericType] = dict(self._records.types)  # with those of writes on their way
         self._applying = threading.Thread(target=self._follow, name="live-index", daemon=True)
         self._applying.start()
 
@@ -215,11 +212,6 @@ class LiveIndex:
                     f"in a space with a sparse side"
                 )
 
-    def _catch_up(self) -> None:
-        while self._log.last_sequence > self._sequence:
-            self._apply_some()
-        self._publish()
-
     def _follow(self) -> None:
         try:
             while not self._is_closed:
@@ -271,14 +263,14 @@ class LiveIndex:
 class _Delta:
     """What was added to one space. One thread adds; views are for any."""
 
-    def __init__(self, space: Space, n_base_rows: int) -> None:
+    def __init__(self, space: Space, n_base_rows: int, first_row: int) -> None:
         self._space = space
         self._n_base_rows = n_base_rows
-        self._first_row = -(-n_base_rows // WORD) * WORD
+        self._first_row = first_row
         self._vectors: Growing[np.float32] = Growing(np.float32, (space.dim,))
         self._ends: Growing[np.int64] = Growing(np.int64)
         self._ends.append(0)
-        self._sparse = None if space.sparse is None else _SparseDelta(space.sparse, n_base_rows, self._first_row)
+        self._sparse = None if space.sparse is None else _SparseDelta(space.sparse, n_base_rows, first_row)
         first = next((shard.index for shard in space.shards if isinstance(shard.index, GraphIndex)), None)
         self._graph = None if first is None else first.emptied()
 
@@ -366,8 +358,7 @@ class _SparseView:
                 rows = delta.rows.get(dimension)
                 if rows is None:
                     continue
-                known = rows.view()
-                known = known[: np.searchsorted(known, self._n_added)]
+                known = rows.below(self._n_added)
                 own[known] += np.float32(weight) * delta.weights[dimension].view(len(known))
         return scores
 

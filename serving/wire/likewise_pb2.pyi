@@ -200,16 +200,6 @@ class UpsertDatapointsRequest(_message.Message):
     request_id: str
     def __init__(self, index: _Optional[str] = ..., datapoints: _Optional[_Iterable[_Union[IndexDatapoint, _Mapping]]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
-class UpsertDatapointsResponse(_message.Message):
-    __slots__ = ("version_token", "is_repeat", "index_version")
-    VERSION_TOKEN_FIELD_NUMBER: _ClassVar[int]
-    IS_REPEAT_FIELD_NUMBER: _ClassVar[int]
-    INDEX_VERSION_FIELD_NUMBER: _ClassVar[int]
-    version_token: int
-    is_repeat: bool
-    index_version: str
-    def __init__(self, version_token: _Optional[int] = ..., is_repeat: _Optional[bool] = ..., index_version: _Optional[str] = ...) -> None: ...
-
 class RemoveDatapointsRequest(_message.Message):
     __slots__ = ("index", "datapoint_ids", "request_id")
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -220,7 +210,7 @@ class RemoveDatapointsRequest(_message.Message):
     request_id: str
     def __init__(self, index: _Optional[str] = ..., datapoint_ids: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
-class RemoveDatapointsResponse(_message.Message):
+class WriteResponse(_message.Message):
     __slots__ = ("version_token", "is_repeat", "index_version")
     VERSION_TOKEN_FIELD_NUMBER: _ClassVar[int]
     IS_REPEAT_FIELD_NUMBER: _ClassVar[int]

@@ -155,12 +155,12 @@ class IndexServiceStub:
         self.UpsertDatapoints = channel.unary_unary(
                 '/likewise.v1.IndexService/UpsertDatapoints',
                 request_serializer=serving_dot_wire_dot_likewise__pb2.UpsertDatapointsRequest.SerializeToString,
-                response_deserializer=serving_dot_wire_dot_likewise__pb2.UpsertDatapointsResponse.FromString,
+                response_deserializer=serving_dot_wire_dot_likewise__pb2.WriteResponse.FromString,
                 _registered_method=True)
         self.RemoveDatapoints = channel.unary_unary(
                 '/likewise.v1.IndexService/RemoveDatapoints',
                 request_serializer=serving_dot_wire_dot_likewise__pb2.RemoveDatapointsRequest.SerializeToString,
-                response_deserializer=serving_dot_wire_dot_likewise__pb2.RemoveDatapointsResponse.FromString,
+                response_deserializer=serving_dot_wire_dot_likewise__pb2.WriteResponse.FromString,
                 _registered_method=True)
 
 
@@ -188,12 +188,12 @@ def add_IndexServiceServicer_to_server(servicer, server):
             'UpsertDatapoints': grpc.unary_unary_rpc_method_handler(
                     servicer.UpsertDatapoints,
                     request_deserializer=serving_dot_wire_dot_likewise__pb2.UpsertDatapointsRequest.FromString,
-                    response_serializer=serving_dot_wire_dot_likewise__pb2.UpsertDatapointsResponse.SerializeToString,
+                    response_serializer=serving_dot_wire_dot_likewise__pb2.WriteResponse.SerializeToString,
             ),
             'RemoveDatapoints': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveDatapoints,
                     request_deserializer=serving_dot_wire_dot_likewise__pb2.RemoveDatapointsRequest.FromString,
-                    response_serializer=serving_dot_wire_dot_likewise__pb2.RemoveDatapointsResponse.SerializeToString,
+                    response_serializer=serving_dot_wire_dot_likewise__pb2.WriteResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,7 +222,7 @@ class IndexService:
             target,
             '/likewise.v1.IndexService/UpsertDatapoints',
             serving_dot_wire_dot_likewise__pb2.UpsertDatapointsRequest.SerializeToString,
-            serving_dot_wire_dot_likewise__pb2.UpsertDatapointsResponse.FromString,
+            serving_dot_wire_dot_likewise__pb2.WriteResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -249,7 +249,7 @@ class IndexService:
             target,
             '/likewise.v1.IndexService/RemoveDatapoints',
             serving_dot_wire_dot_likewise__pb2.RemoveDatapointsRequest.SerializeToString,
-            serving_dot_wire_dot_likewise__pb2.RemoveDatapointsResponse.FromString,
+            serving_dot_wire_dot_likewise__pb2.WriteResponse.FromString,
             options,
             channel_credentials,
             insecure,

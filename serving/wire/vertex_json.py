@@ -389,10 +389,9 @@ def _write(point: object, where: str) -> DatapointWrite:
     tag = fields.get("crowding_tag")
     crowding = {} if tag is None else _read(tag, _CROWDING, f"{where}.crowding_tag")
     numbers = _list(fields.get("numeric_restricts", []), f"{where}.numeric_restricts")
-    restricts = _list(fields.get("restricts", []), f"{where}.restricts")
     datapoint = Datapoint(
         datapoint_id,
-        tuple(_restrict(restrict, f"{where}.restricts[{at}]") for at, restrict in enumerate(restricts)),
+        _restricts(fields, where),
         tuple(_number_held(number, f"{where}.numeric_restricts[{at}]") for at, number in enumerate(numbers)),
         _optional(crowding, "crowding_attribute", f"{where}.crowding_tag") or None,
         _object(fields.get("embedding_metadata", {}), f"{where}.embedding_metadata"),
@@ -475,12 +474,16 @@ def sparse_row(values: NDArray[np.float32], dimensions: Sequence[int], where: st
 
 
 def _filter(fields: Mapping[str, Any], where: str) -> Filter:
-    restricts = _list(fields.get("restricts", []), f"{where}.restricts")
     numbers = _list(fields.get("numeric_restricts", []), f"{where}.numeric_restricts")
     return Filter(
-        tuple(_restrict(restrict, f"{where}.restricts[{at}]") for at, restrict in enumerate(restricts)),
+        _restricts(fields, where),
         tuple(_numeric(number, f"{where}.numeric_restricts[{at}]") for at, number in enumerate(numbers)),
     )
+
+
+def _restricts(fields: Mapping[str, Any], where: str) -> tuple[Restrict, ...]:
+    restricts = _list(fields.get("restricts", []), f"{where}.restricts")
+    return tuple(_restrict(restrict, f"{where}.restricts[{at}]") for at, restrict in enumerate(restricts))
 
 
 def _restrict(value: object, where: str) -> Restrict:

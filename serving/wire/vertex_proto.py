@@ -56,16 +56,9 @@ def read_upsert(request: pb.UpsertDatapointsRequest) -> tuple[tuple[DatapointWri
     return writes, is_restricts_only(",".join(request.update_mask.paths))
 
 
-def upsert_message(written: Written) -> pb.UpsertDatapointsResponse:
-    """Return the answer to an upsert."""
-    return pb.UpsertDatapointsResponse(
-        version_token=written.version_token, is_repeat=written.is_repeat, index_version=written.version_id
-    )
-
-
-def remove_message(written: Written) -> pb.RemoveDatapointsResponse:
-    """Return the answer to a removal."""
-    return pb.RemoveDatapointsResponse(
+def written_message(written: Written) -> pb.WriteResponse:
+    """Return the answer to a write."""
+    return pb.WriteResponse(
         version_token=written.version_token, is_repeat=written.is_repeat, index_version=written.version_id
     )
 
@@ -149,7 +142,7 @@ def _write(point: pb.IndexDatapoint, where: str) -> DatapointWrite:
         vectors[""] = _vector(point.feature_vector, f"{where}.feature_vector")
     datapoint = Datapoint(
         point.datapoint_id,
-        tuple(_restrict(restrict, f"{where}.restricts[{at}]") for at, restrict in enumerate(point.restricts)),
+        _restricts(point.restricts, where),
         tuple(
             _number_held(number, f"{where}.numeric_restricts[{at}]")
             for at, number in enumerate(point.numeric_restricts)
@@ -180,9 +173,13 @@ def _filter(
     where: str,
 ) -> Filter:
     return Filter(
-        tuple(_restrict(restrict, f"{where}.restricts[{at}]") for at, restrict in enumerate(restricts)),
+        _restricts(restricts, where),
         tuple(_numeric(number, f"{where}.numeric_restricts[{at}]") for at, number in enumerate(numbers)),
     )
+
+
+def _restricts(restricts: Iterable[pb.IndexDatapoint.Restriction], where: str) -> tuple[Restrict, ...]:
+    return tuple(_restrict(restrict, f"{where}.restricts[{at}]") for at, restrict in enumerate(restricts))
 
 
 def _restrict(restrict: pb.IndexDatapoint.Restriction, where: str) -> Restrict:

@@ -192,7 +192,7 @@ def test_browsing_is_spread_complete_and_steady(vector_service: Service, version
     ]
     ids = [datapoint["datapointId"] for page in pages for datapoint in page]
     assert len(ids) == len(set(ids)) == version.n_datapoints
-    rows = [version.columns.row(datapoint_id) for datapoint_id in ids[:60]]
+    rows = [version.columns.find(datapoint_id) for datapoint_id in ids[:60]]
     counts = np.histogram(rows, bins=6, range=(0, version.n_datapoints))[0]
     assert counts.min() >= 8, "a window should show every part of the catalogue"
     assert vector_service.ask("GET", "/v1/items?k=60")[2]["datapoints"] == pages[0]

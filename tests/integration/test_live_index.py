@@ -153,17 +153,22 @@ def test_a_restart_finds_what_was_acknowledged(base: IndexVersion, tmp_path: Pat
     with WriteLog.open(tmp_path / "log") as log:
         index = LiveIndex(base, log)
         index.write(upserts(points, vectors), request_id="once")
+        sized = Datapoint(points[0].datapoint_id, numeric_restricts=(NumericRestrict("size", 7, "int64"),))
+        written(index, Upsert(sized, {"vectors": vectors[:1]}))
         before = written(index, Delete("5-00000"))
         index.close()
         query = vectors[0]
         near = found(before, query)
     with WriteLog.open(tmp_path / "log") as log:
         index = LiveIndex(base, log)
-        assert index.snapshot.sequence == 701
+        assert index.snapshot.sequence == 702
+        as_float = Datapoint("x", numeric_restricts=(NumericRestrict("size", 7.5),))
+        with pytest.raises(InvalidInput, match="which holds int64"):  # a type that the log, not the base, settled
+            index.write([Upsert(as_float, {"vectors": vectors[:1]})])
         assert index.snapshot.n_datapoints == N + 699
         assert found(index.snapshot, query) == near
         assert index.write(upserts(points, vectors), request_id="once").is_repeat
-        assert index.n_written == 701
+        assert index.n_written == 702
         index.close()
 
 
