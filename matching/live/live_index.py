@@ -37,6 +37,7 @@ _logger = logging.getLogger(__name__)
 MAX_ID_BYTES = 1024
 _BATCH = 1024  # writes applied before searches see them
 _PATIENCE_S = 0.1
+_CATCH_UP_S = 5.0
 
 
 class LiveVersion(IndexVersion):
@@ -116,6 +117,7 @@ class LiveIndex:
             InvalidInput: a vector is missing, of another dimension, not finite or without direction, a space is unknown, or
                 a number is of another type than its namespace.
             NotFound: a change of a datapoint that is not there.
+            DeadlineExceeded: a change, and what was acknowledged before it is not applied within seconds.
             Unavailable: the log takes no more writes; see `failure`.
         """
         if self._failure is not None:
@@ -187,8 +189,15 @@ class LiveIndex:
         if isinstance(write, Upsert):
             self._check_vectors(write)
             added.add(datapoint_id)
-        elif datapoint_id not in added and self._snapshot.columns.find(datapoint_id) < 0:
+        elif datapoint_id not in added and not self._is_there(datapoint_id):
             raise NotFound(f"[write] no datapoint {datapoint_id!r} to change; upsert it with its vectors")
+
+    def _is_there(self, datapoint_id: str) -> bool:
+        if self._snapshot.columns.find(datapoint_id) >= 0:
+            return True
+        # What was acknowledged may not be applied yet.
+        newest = self.wait(self._log.last_sequence, deadline=time.monotonic() + _CATCH_UP_S)
+        return newest.columns.find(datapoint_id) >= 0
 
     def _check_vectors(self, write: Upsert) -> None:
         datapoint_id = write.datapoint.datapoint_id

@@ -239,6 +239,16 @@ def test_a_change_needs_somebody_to_change(live: LiveIndex) -> None:
         version.search(GOOD, 3, space="vectors", filter=Filter((), (NumericRestrict("price", 1, "int64", "LESS"),)))
 
 
+def test_a_change_may_follow_the_upsert_it_builds_on_at_once(live: LiveIndex) -> None:
+    for at in range(50):
+        live.write([Upsert(Datapoint(f"new-{at}"), {"vectors": GOOD})])
+        token = live.write(
+            [Change(Datapoint(f"new-{at}", crowding_tag="b"), frozenset({"crowding_tag"}))]
+        ).last_sequence
+    version = live.wait(token, deadline=time.monotonic() + 30)
+    assert all(point.crowding_tag == "b" for point in version.datapoints([f"new-{at}" for at in range(50)]))
+
+
 def test_a_record_that_is_no_write_stops_writes_and_no_search(
     base: IndexVersion, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
