@@ -17,7 +17,8 @@ from matching.datapoint import Metric
 from matching.errors import CorruptArtifact
 from matching.files import sha256_of
 
-FORMAT = 1
+FORMAT = 2  # 1 knew no log_sequence
+_FORMATS = (1, FORMAT)
 FILE_NAME = "manifest.json"
 PlanName = Literal["flat", "graph", "hnsw", "ivfpq"]
 
@@ -124,7 +125,11 @@ class SpaceEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything there is to know of a version without opening it."""
+    """Everything there is to know of a version without opening it.
+
+    Attributes:
+        log_sequence: the last write of the write log that the version has in it, 0 for none.
+    """
 
     created_at: str
     code_version: str
@@ -136,6 +141,7 @@ class Manifest:
     spaces: tuple[SpaceEntry, ...]
     files: Mapping[str, SealedFile]
     parent: str | None = None
+    log_sequence: int = 0
     format: int = FORMAT
 
     def to_bytes(self) -> bytes:
@@ -166,10 +172,16 @@ def read_manifest(directory: Path) -> Manifest:
             "restore it or build again"
         )
     raw = json.loads(content)
-    if raw.get("format") != FORMAT:
+    if raw.get("format") not in _FORMATS:
         raise CorruptArtifact(
-            f"[open] version {directory.name} has format {raw.get('format')}, this program reads {FORMAT}; use the program that "
-            "wrote it, or build again"
+            f"[open] version {directory.name} has format {raw.get('format')}, this program reads {_FORMATS[0]} to {FORMAT}; use the "
+            "program that wrote it, or build again"
+        )
+    sequence = raw.get("log_sequence", 0)
+    if type(sequence) is not int or sequence < 0:
+        raise CorruptArtifact(
+            f"[open] version {directory.name} says that its last write is {sequence!r}; expected a whole number from 0 on: restore "
+            "it or build again"
         )
     return _parse(raw)
 

@@ -51,22 +51,25 @@ class LiveVersion(IndexVersion):
 class LiveIndex:
     """A base version, the writes of its log, and the snapshot of both. Thread-safe."""
 
-    def __init__(self, base: IndexVersion, log: WriteLog, *, sequence: int = 0, threads: int = 1) -> None:
+    def __init__(self, base: IndexVersion, log: WriteLog, *, sequence: int | None = None, threads: int = 1) -> None:
         """Apply what the log holds, then follow it.
 
         Args:
             base: the version that the writes change.
             log: of those writes; stays the caller's, who closes it after this.
-            sequence: the last write that the base has in it.
+            sequence: the last write that the base has in it; None for what its manifest says.
             threads: that link added rows.
 
         Raises:
-            InvalidInput: the base is a snapshot of another live index.
+            InvalidInput: the base is a snapshot of another live index, or has writes in it that the log does not know.
             NotFound: writes behind `sequence` were truncated from the log.
             CorruptArtifact: a record of the log is no write.
         """
         if not isinstance(base.columns, Columns):
             raise InvalidInput("[open] the base is live itself; expected a sealed version")
+        if sequence is None:
+            sequence = base.manifest.log_sequence
+        check_reach(base.version_id, sequence, log)
         self._log = log
         self._threads = threads
         self._base = base
@@ -267,6 +270,28 @@ class LiveIndex:
         with self._published:
             self._snapshot = snapshot
             self._published.notify_all()
+
+
+def check_reach(version_id: str, sequence: int, log: WriteLog) -> None:
+    """Check that a log goes on where a version ends.
+
+    Args:
+        sequence: the last write that the version has in it.
+
+    Raises:
+        NotFound: writes behind `sequence` were truncated from the log.
+        InvalidInput: the log ends before it.
+    """
+    if sequence + 1 < log.first_sequence:
+        raise NotFound(
+            f"[open] version {version_id} has the writes up to {sequence} in it, and the log begins at {log.first_sequence}: what "
+            "lies between was truncated, since newer versions have it; serve one of those, or this one without a log"
+        )
+    if sequence > log.last_sequence:
+        raise InvalidInput(
+            f"[open] version {version_id} has the writes up to {sequence} in it, and the log ends at {log.last_sequence}; open the "
+            f"log that it was made from, or begin a new one with first_sequence {sequence + 1}"
+        )
 
 
 class _Delta:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from matching.datapoint import Datapoint, Filter, NumericRestrict, Restrict, SparseRows
 from matching.errors import CorruptArtifact, DeadlineExceeded, InvalidInput, InvalidQuery, NotFound, Unavailable
-from matching.live import Change, Delete, LiveIndex, Upsert, WriteLog
+from matching.live import Change, Delete, LiveIndex, Upsert, WriteLog, pack_write
 from matching.version import IndexVersion
 from tests.versions import MakeVersion
 
@@ -273,3 +274,26 @@ def test_a_token_of_the_future_is_waited_for_in_vain(live: LiveIndex) -> None:
     live.close()
     with pytest.raises(Unavailable, match="closed"):
         live.wait(5, deadline=time.monotonic() + 5)
+
+
+def test_a_base_starts_from_the_last_write_that_it_has_in_it(base: IndexVersion, tmp_path: Path) -> None:
+    points, vectors = shop(4, seed=6)
+    later = IndexVersion(base.version_id, replace(base.manifest, log_sequence=3), base.columns, base.spaces)
+    with WriteLog.open(tmp_path / "log") as log:
+        with pytest.raises(InvalidInput, match="has the writes up to 3 in it, and the log ends at 0"):
+            LiveIndex(later, log)
+        log.append([pack_write(write) for write in upserts(points, vectors)])
+        live = LiveIndex(later, log)
+        assert (live.snapshot.sequence, live.snapshot.n_datapoints) == (4, N + 1)
+        assert live.snapshot.datapoints([points[3].datapoint_id]) == (points[3],)
+        live.close()
+        whole = LiveIndex(later, log, sequence=0)
+        assert whole.snapshot.n_datapoints == N + 4
+        whole.close()
+
+
+def test_a_base_older_than_the_log_is_refused(base: IndexVersion, tmp_path: Path) -> None:
+    with WriteLog.open(tmp_path / "log", first_sequence=6) as log:
+        with pytest.raises(NotFound, match="has the writes up to 0 in it, and the log begins at 6: what lies between"):
+            LiveIndex(base, log)
+        LiveIndex(base, log, sequence=5).close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -114,6 +115,44 @@ def test_swapped_manifest_of_another_version_is_refused(store: Store, make_versi
     )
     with pytest.raises(CorruptArtifact, match="was changed after the version was sealed"):
         store.open(first.version_id)
+
+
+def resealed(store: Store, version: IndexVersion, **changes: object) -> str:
+    """Give a version another manifest under a name that fits it; return its id."""
+    old = store.directory(version.version_id)
+    told = json.loads((old / "manifest.json").read_text()) | changes
+    content = json.dumps({name: value for name, value in told.items() if value is not None}).encode()
+    new = old.with_name(f"20260101-000000-{hashlib.sha256(content).hexdigest()[:16]}")
+    shutil.copytree(old, new)
+    (new / "manifest.json").write_bytes(content)
+    return new.name
+
+
+def test_a_manifest_of_the_first_format_knows_no_log_and_opens(store: Store, make_version: MakeVersion) -> None:
+    points, vectors = shop(60)
+    version = make_version(points, vectors)
+    first = store.open(resealed(store, version, format=1, log_sequence=None, parent="x"))
+    assert first.manifest.log_sequence == 0
+    assert answers(first, vectors) == answers(version, vectors)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"log_sequence": -1}, "its last write is -1; expected a whole number"),
+        ({"log_sequence": 1.5}, "its last write is 1.5"),
+        ({"log_sequence": True}, "its last write is True"),
+        ({"log_sequence": "7"}, "its last write is '7'"),
+        ({"format": 3}, "has format 3, this program reads 1 to 2"),
+        ({"format": None}, "has format None"),
+    ],
+)
+def test_a_manifest_that_this_program_cannot_trust_is_refused(
+    store: Store, make_version: MakeVersion, changes: dict[str, object], told: str
+) -> None:
+    version_id = resealed(store, make_version(*shop(60)), **changes)
+    with pytest.raises(CorruptArtifact, match=told):
+        store.open(version_id)
 
 
 def test_aliases_keep_who_when_from_to_and_why(store: Store, make_version: MakeVersion) -> None:
