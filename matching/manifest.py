@@ -174,14 +174,14 @@ def read_manifest(directory: Path) -> Manifest:
     raw = json.loads(content)
     if raw.get("format") not in _FORMATS:
         raise CorruptArtifact(
-            f"[open] version {directory.name} has format {raw.get('format')}, this program reads {_FORMATS[0]} to {FORMAT}; use the "
-            "program that wrote it, or build again"
+            f"[open] version {directory.name} has format {raw.get('format')}, this program reads {_FORMATS[0]} to {FORMAT}; use "
+            "the program that wrote it, or build again"
         )
     sequence = raw.get("log_sequence", 0)
     if type(sequence) is not int or sequence < 0:
         raise CorruptArtifact(
-            f"[open] version {directory.name} says that its last write is {sequence!r}; expected a whole number from 0 on: restore "
-            "it or build again"
+            f"[open] version {directory.name} says that its last write is {sequence!r}; expected a whole number from 0 on: "
+            "restore it or build again"
         )
     return _parse(raw)
 

@@ -284,13 +284,13 @@ def check_reach(version_id: str, sequence: int, log: WriteLog) -> None:
     """
     if sequence + 1 < log.first_sequence:
         raise NotFound(
-            f"[open] version {version_id} has the writes up to {sequence} in it, and the log begins at {log.first_sequence}: what "
-            "lies between was truncated, since newer versions have it; serve one of those, or this one without a log"
+            f"[open] version {version_id} has the writes up to {sequence} in it, and the log begins at {log.first_sequence}: "
+            "what lies between was truncated, since newer versions have it; serve one of those, or this one without a log"
         )
     if sequence > log.last_sequence:
         raise InvalidInput(
-            f"[open] version {version_id} has the writes up to {sequence} in it, and the log ends at {log.last_sequence}; open the "
-            f"log that it was made from, or begin a new one with first_sequence {sequence + 1}"
+            f"[open] version {version_id} has the writes up to {sequence} in it, and the log ends at {log.last_sequence}; open "
+            f"the log that it was made from, or begin a new one with first_sequence {sequence + 1}"
         )
 
 
