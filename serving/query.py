@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,28 @@ from numpy.typing import NDArray
 from matching.datapoint import Datapoint, Filter, NumericType, SparseRows
 
 Detail = Literal["id", "metadata", "vectors"]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Whom a request is for, and on whose behalf.
+
+    Attributes:
+        endpoint: the endpoint's name; "" is the first one that is served.
+        variant: one variant by its name; "", or a name that it does not have, follows the traffic split.
+        unit_id: the user, session or device that is assigned to a variant; "" when nobody knows.
+        override: a signed permission to be answered by one variant, as `serving.override` makes it.
+        request_id: decides which shadows see a copy; "" takes chance.
+    """
+
+    endpoint: str = ""
+    variant: str = ""
+    unit_id: str = ""
+    override: str = ""
+    request_id: str = ""
+
+
+ANY: Final = Route()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +117,11 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The results of one request, in the order of its queries, all from one index version."""
+    """The results of one request, in the order of its queries, all from one index version and variant."""
 
     version_id: str
     results: tuple[Result, ...]
+    variant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from matching.live.write import FieldName
 from matching.version import IndexVersion, SearchResult
 from serving.encoder_process import EncoderProcess
 from serving.query import (
+    ANY,
     Answer,
     DatapointWrite,
     Detail,
@@ -43,6 +44,7 @@ from serving.query import (
     Options,
     ReadAnswer,
     Result,
+    Route,
     SpaceInfo,
     VersionInfo,
     Window,
@@ -60,10 +62,11 @@ _RESTRICTS: frozenset[FieldName] = frozenset({"restricts", "numeric_restricts"})
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What one request is answered from: an index version and the process that holds its encoders."""
+    """What one request is answered from: an index version, the process that holds its encoders, and whose turn it is."""
 
     version: IndexVersion
     encoders: EncoderProcess
+    variant: str = ""
 
 
 class SearchObserver(Protocol):
@@ -82,8 +85,10 @@ class Recommender:
         settings: ServingSettings,
         observer: SearchObserver | None = None,
         live: LiveIndex | None = None,
+        endpoint: str = "",
     ) -> None:
-        """Answer from a snapshot, or from the newest one of a live index, which then takes writes too."""
+        """Answer for an endpoint from a snapshot, or from the newest one of a live index, which then takes writes too."""
+        self._endpoint = endpoint
         self._sealed = snapshot
         self._live = live
         self._settings = settings
@@ -98,7 +103,19 @@ class Recommender:
         """What a request that begins now is answered from."""
         if self._live is None:
             return self._sealed
-        return Snapshot(self._live.snapshot, self._sealed.encoders)
+        return Snapshot(self._live.snapshot, self._sealed.encoders, self._sealed.variant)
+
+    def _resolve(self, route: Route) -> Snapshot:
+        """Return what answers a route.
+
+        Raises:
+            NotFound: its endpoint is not served here.
+        """
+        if route.endpoint not in ("", self._endpoint):
+            raise NotFound(
+                f"[route] endpoint {route.endpoint!r} is not served here; expected {self._endpoint!r}; ask for that"
+            )
+        return self.snapshot
 
     def close(self) -> None:
         """Wait for the searches and writes under way and refuse new ones."""
@@ -115,7 +132,9 @@ class Recommender:
                 version.search(first, 10, space=name)
                 version.search(first, 10, space=name, exact=True)
 
-    async def search_text(self, text: str, options: Options, *, deadline: float, detail: Detail = "metadata") -> Answer:
+    async def search_text(
+        self, text: str, options: Options, *, deadline: float, detail: Detail = "metadata", route: Route = ANY
+    ) -> Answer:
         """Return the neighbours of a text.
 
         Args:
@@ -136,10 +155,10 @@ class Recommender:
             raise LimitExceeded(
                 f"[search] the text has {len(text):,} characters; at most {self._settings.max_text_chars:,}; shorten it"
             )
-        return await self._search_content("text", Content(text=text), options, deadline, detail)
+        return await self._search_content("text", Content(text=text), options, deadline, detail, route)
 
     async def search_image(
-        self, image: bytes, options: Options, *, deadline: float, detail: Detail = "metadata"
+        self, image: bytes, options: Options, *, deadline: float, detail: Detail = "metadata", route: Route = ANY
     ) -> Answer:
         """Return the neighbours of a picture: the bytes of a JPEG, PNG or WebP file.
 
@@ -162,10 +181,16 @@ class Recommender:
             raise InvalidContent(
                 f"[search] {len(image):,} bytes begin with {image[:8].hex(' ')}; expected a JPEG, PNG or WebP file; convert it"
             )
-        return await self._search_content("image", Content(image=image), options, deadline, detail)
+        return await self._search_content("image", Content(image=image), options, deadline, detail, route)
 
     async def similar_items(
-        self, datapoint_id: str, options: Options, *, deadline: float, detail: Detail = "metadata"
+        self,
+        datapoint_id: str,
+        options: Options,
+        *,
+        deadline: float,
+        detail: Detail = "metadata",
+        route: Route = ANY,
     ) -> Answer:
         """Return the neighbours of an indexed datapoint, without itself unless the options say so.
 
@@ -176,10 +201,16 @@ class Recommender:
             DeadlineExceeded: the time ran out.
         """
         query = NeighborQuery(datapoint_id, options=options)
-        return await self.find_neighbors((query,), deadline=deadline, detail=detail)
+        return await self.find_neighbors((query,), deadline=deadline, detail=detail, route=route)
 
     async def find_neighbors(
-        self, queries: Sequence[NeighborQuery], *, deadline: float, detail: Detail = "id", min_version: int = 0
+        self,
+        queries: Sequence[NeighborQuery],
+        *,
+        deadline: float,
+        detail: Detail = "id",
+        min_version: int = 0,
+        route: Route = ANY,
     ) -> Answer:
         """Return the neighbours of each query of a batch, by vector or by id.
 
@@ -196,7 +227,7 @@ class Recommender:
             DeadlineExceeded: the time ran out.
             Unavailable: writes are no longer applied.
         """
-        snapshot = await self._at_least(min_version, deadline)
+        snapshot = await self._at_least(route, min_version, deadline)
         if not queries:
             raise InvalidQuery("[search] the request has no queries; expected at least one; add one to `queries`")
         if len(queries) > self._settings.max_queries:
@@ -207,7 +238,13 @@ class Recommender:
         return await self._answer(snapshot, queries, spaces, detail, deadline)
 
     async def read_datapoints(
-        self, datapoint_ids: Sequence[str], *, deadline: float, space: str | None = None, min_version: int = 0
+        self,
+        datapoint_ids: Sequence[str],
+        *,
+        deadline: float,
+        space: str | None = None,
+        min_version: int = 0,
+        route: Route = ANY,
     ) -> ReadAnswer:
         """Return datapoints in the order asked, with their vectors in one space, as of `min_version` or later.
 
@@ -217,7 +254,7 @@ class Recommender:
             LimitExceeded: too many ids.
             DeadlineExceeded: the time ran out.
         """
-        version = (await self._at_least(min_version, deadline)).version
+        version = (await self._at_least(route, min_version, deadline)).version
         if not datapoint_ids:
             raise InvalidQuery("[read] the request has no ids; expected at least one; add one to `ids`")
         if len(datapoint_ids) > self._settings.max_ids:
@@ -240,6 +277,7 @@ class Recommender:
         deadline: float,
         restricts_only: bool = False,
         request_id: str | None = None,
+        route: Route = ANY,
     ) -> Written:
         """Put datapoints in, all or none, and return when they are on disk.
 
@@ -256,7 +294,7 @@ class Recommender:
             Unavailable: the disk takes no more.
             DeadlineExceeded: the time ran out.
         """
-        live = self._writable(len(writes))
+        live = self._writable(len(writes), route)
         if restricts_only:
             return await self._write(live, [Change(w.datapoint, _RESTRICTS) for w in writes], request_id, deadline)
         spaces = self._sealed.version.spaces
@@ -268,7 +306,9 @@ class Recommender:
             upserts.append(Upsert(write.datapoint, vectors, sparse))
         return await self._write(live, upserts, request_id, deadline)
 
-    async def remove(self, datapoint_ids: Sequence[str], *, deadline: float, request_id: str | None = None) -> Written:
+    async def remove(
+        self, datapoint_ids: Sequence[str], *, deadline: float, request_id: str | None = None, route: Route = ANY
+    ) -> Written:
         """Delete datapoints, all or none, and return when that is on disk; they need not be there.
 
         Raises:
@@ -277,10 +317,10 @@ class Recommender:
             Unavailable: the disk takes no more.
             DeadlineExceeded: the time ran out; the write may be done all the same.
         """
-        live = self._writable(len(datapoint_ids))
+        live = self._writable(len(datapoint_ids), route)
         return await self._write(live, [Delete(one) for one in datapoint_ids], request_id, deadline)
 
-    async def browse(self, wanted: Filter, n: int, *, offset: int = 0, deadline: float) -> Window:
+    async def browse(self, wanted: Filter, n: int, *, offset: int = 0, deadline: float, route: Route = ANY) -> Window:
         """Return datapoints that pass a filter, spread over the whole catalogue: what a shop window shows before a query.
 
         Args:
@@ -294,7 +334,7 @@ class Recommender:
             LimitExceeded: `n` or the filter is over a limit.
             DeadlineExceeded: the time ran out.
         """
-        version = self.snapshot.version
+        version = self._resolve(route).version
         check_k(n, self._settings.max_k)
         check_filter(wanted, self._settings.max_restricts, self._settings.max_tokens)
         if offset < 0:
@@ -308,14 +348,16 @@ class Recommender:
 
         return await self._in_thread(read, deadline)
 
-    async def facets(self, namespaces: Sequence[str], numbers: Sequence[str], *, deadline: float) -> Facets:
+    async def facets(
+        self, namespaces: Sequence[str], numbers: Sequence[str], *, deadline: float, route: Route = ANY
+    ) -> Facets:
         """Return the counts of tokens and the ranges of numbers; a namespace that no datapoint has is left out.
 
         Raises:
             LimitExceeded: too many namespaces.
             DeadlineExceeded: the time ran out.
         """
-        version = self.snapshot.version
+        version = self._resolve(route).version
         if len(namespaces) + len(numbers) > self._settings.max_restricts:
             raise LimitExceeded(
                 f"[facets] {len(namespaces) + len(numbers)} namespaces; at most {self._settings.max_restricts}; ask for fewer"
@@ -339,9 +381,9 @@ class Recommender:
 
         return await self._in_thread(read, deadline)
 
-    def version(self) -> VersionInfo:
+    def version(self, route: Route = ANY) -> VersionInfo:
         """Return what is being served."""
-        version = self.snapshot.version
+        version = self._resolve(route).version
         spaces = tuple(
             SpaceInfo(s.name, s.space_id, s.modality, s.metric, s.dim, s.plan_name, s.n_vectors, s.recall)
             for s in version.spaces.values()
@@ -349,7 +391,8 @@ class Recommender:
         token = version.sequence if isinstance(version, LiveVersion) else 0
         return VersionInfo(version.version_id, version.created_at, version.n_datapoints, token, spaces)
 
-    def _writable(self, n_writes: int) -> LiveIndex:
+    def _writable(self, n_writes: int, route: Route) -> LiveIndex:
+        self._resolve(route)
         if self._live is None:
             raise InvalidInput(
                 "[write] this service takes no writes; start it with a write log: `likewise serve --log`"
@@ -371,23 +414,23 @@ class Recommender:
         written = await self._in_thread(write, deadline, self._writers)
         return Written(live.snapshot.version_id, written.last_sequence, written.is_repeat)
 
-    async def _at_least(self, min_version: int, deadline: float) -> Snapshot:
+    async def _at_least(self, route: Route, min_version: int, deadline: float) -> Snapshot:
         """Return a snapshot that knows of a write."""
-        live = self._live
+        snapshot, live = self._resolve(route), self._live
         if min_version <= 0 or (live is not None and live.snapshot.sequence >= min_version):
-            return self.snapshot
+            return snapshot
         if live is None:
             raise InvalidQuery(f"[search] min_version is {min_version} and this service takes no writes; leave it out")
 
         def wait() -> LiveVersion:
             return live.wait(min_version, deadline=deadline)
 
-        return Snapshot(await self._in_thread(wait, deadline, self._waiters), self._sealed.encoders)
+        return replace(snapshot, version=await self._in_thread(wait, deadline, self._waiters))
 
     async def _search_content(
-        self, asked: Asked, content: Content, options: Options, deadline: float, detail: Detail
+        self, asked: Asked, content: Content, options: Options, deadline: float, detail: Detail, route: Route
     ) -> Answer:
-        snapshot = self.snapshot
+        snapshot = self._resolve(route)
         name = _space_for(snapshot.version, asked, options.space)
         space = snapshot.version.spaces[name]
         if space.encoder is None:
@@ -408,7 +451,7 @@ class Recommender:
         deadline: float,
     ) -> Answer:
         def search() -> Answer:
-            return self._search(snapshot.version, queries, spaces, detail)
+            return self._search(snapshot, queries, spaces, detail)
 
         cost = sum(_multiply_adds(snapshot.version, query, space) for query, space in zip(queries, spaces, strict=True))
         if cost > self._settings.inline_multiply_adds:
@@ -436,9 +479,10 @@ class Recommender:
             ) from None
 
     def _search(
-        self, version: IndexVersion, queries: Sequence[NeighborQuery], spaces: Sequence[str], detail: Detail
+        self, snapshot: Snapshot, queries: Sequence[NeighborQuery], spaces: Sequence[str], detail: Detail
     ) -> Answer:
         """Search what can be searched together in one call each, and put the results in the order asked."""
+        version = snapshot.version
         together: dict[tuple[Options, str, bool, bool], list[int]] = {}
         for at, (query, space) in enumerate(zip(queries, spaces, strict=True)):
             key = query.options, space, query.vector is None, query.sparse is None
@@ -455,7 +499,7 @@ class Recommender:
                 told = _detailed(version, told, space, detail)
                 query_id = queries[at].datapoint_id
                 results[at] = Result(query_id, told, space, found.plan, found.effort, found.n_matching)
-        return Answer(version.version_id, tuple(results[at] for at in range(len(queries))))
+        return Answer(version.version_id, tuple(results[at] for at in range(len(queries))), snapshot.variant)
 
     def _checked_space(self, version: IndexVersion, query: NeighborQuery) -> str:
         """Check a query of a batch and return the space to search."""

@@ -94,6 +94,7 @@ def serve(
             held.callback(live.close)
         uvloop.run(
             _serve(
+                name,
                 version,
                 live=live,
                 settings=settings,
@@ -110,6 +111,7 @@ def serve(
 
 
 async def _serve(
+    name: str,
     version: IndexVersion,
     *,
     live: LiveIndex | None,
@@ -135,7 +137,8 @@ async def _serve(
     metrics.serves(version.n_datapoints, datetime.fromisoformat(version.created_at).timestamp())
     specs = {name: space.encoder for name, space in version.spaces.items() if space.encoder is not None}
     encoders = EncoderProcess(specs, settings=settings, model_dir=model_dir, observer=metrics)
-    recommender = Recommender(Snapshot(version, encoders), settings=settings, observer=metrics, live=live)
+    snapshot = Snapshot(version, encoders, variant=name)
+    recommender = Recommender(snapshot, settings=settings, observer=metrics, live=live, endpoint=name)
     health = Health(encoders, is_verified=True, live=live)
     dim = next(iter(version.spaces.values())).dim
     http = HttpApi(recommender, health=health, metrics=metrics, gate=gate, settings=settings, example_vector_dim=dim)
