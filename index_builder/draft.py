@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import time
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 import cpp_ext
 from index_builder.evaluate import HeldOut, Measured, measure_exact, measure_index
-from index_builder.plan import GraphParams, IndexPlan, choose_plan, default_memory_budget_bytes
+from index_builder.plan import GraphParams, IndexPlan, PlanChoice, choose_plan, default_memory_budget_bytes
 from index_builder.progress import Progress
 from index_builder.settings import BuildSettings
 from index_builder.staging import StagedSparse, StagedVectors, write_shards
@@ -49,6 +50,8 @@ class SpaceDraft:
     alpha: float = 1.0
     best_of: int = 1
     encoder: EncoderSpec | None = None
+    is_grouped: bool = False  # even where each datapoint owns one vector
+    plan: PlanChoice | None = None  # instead of the settings'
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +94,18 @@ class Draft:
 
     def abandon(self) -> None:
         """Remove what was staged."""
-        self.columns.close()
-        for space in self.spaces.values():
-            space.vectors.close()
-            if space.sparse is not None:
-                space.sparse.close()
+        staged = [self.columns, *(each for space in self.spaces.values() for each in (space.vectors, space.sparse))]
+        for each in staged:
+            with contextlib.suppress(OSError):  # what a full disk did not take is not wanted any more
+                if each is not None:
+                    each.close()
         self._store.remove_work(self.work)
 
-    def finish(self, *, source: Mapping[str, object], parent: str | None) -> Built:
+    def finish(self, *, source: Mapping[str, object], parent: str | None, log_sequence: int = 0) -> Built:
         """Index, measure, seal and publish.
+
+        Args:
+            log_sequence: the last write of the log that is staged, 0 for none.
 
         Raises:
             GateRefused: a space missed its recall floor; the build is kept among the refused ones.
@@ -116,7 +122,7 @@ class Draft:
         if not entries:
             raise InvalidCatalog("[build] no datapoint has a vector in any space; look at the rejects")
         missed = [e for e in entries if not _reaches_target(e)]
-        manifest = self._manifest(entries, len(order), source, parent)
+        manifest = replace(self._manifest(entries, len(order), source, parent), log_sequence=log_sequence)
         if missed:
             kept = self._store.refuse(self.work, manifest)
             worst = min(missed, key=lambda e: e.recall.low)
@@ -139,7 +145,7 @@ class Draft:
             sample,
             draft.vectors.n_vectors,
             draft.metric,
-            choice=settings.plan,
+            choice=draft.plan or settings.plan,
             memory_budget_bytes=settings.memory_budget_bytes or default_memory_budget_bytes(),
             recall_target=settings.recall_target,
             graph=GraphParams(settings.degree, settings.build_beam, settings.layout),
@@ -153,7 +159,14 @@ class Draft:
         )
         self._progress.say(f"space {draft.name}: {plan.name}, because {plan.why}{cost}")
         self._progress.begin(f"{draft.name}: write vectors", None)
-        shards = write_shards(draft.vectors, order, self.work, directory, max_shard_bytes=settings.shard_bytes)
+        shards = write_shards(
+            draft.vectors,
+            order,
+            self.work,
+            directory,
+            max_shard_bytes=settings.shard_bytes,
+            is_grouped=draft.is_grouped,
+        )
         n_vectors, dim = draft.vectors.n_vectors, draft.vectors.dim
         draft.vectors.close()
         self.seconds[f"{draft.name} vectors"] = time.monotonic() - start

@@ -127,20 +127,26 @@ def choose_plan(
         why = f"{choice} was asked for; {size}"
     if choice == "flat":
         return IndexPlan("flat", None, why, 0, 0.0)
-    if choice in ("graph", "hnsw") and n_vectors < _MIN_GRAPH_ROWS:
+    if choice in ("graph", "hnsw") and not has_enough(choice, n_vectors):
         raise InvalidInput(f"[plan] a graph needs {_MIN_GRAPH_ROWS} vectors, there are {n_vectors}; use --plan flat")
     if choice == "graph":
         return IndexPlan("graph", graph, why, graph_bytes, _predict_graph_s(n_vectors, dim, graph))
     if choice == "hnsw":
         seconds = _predict_hnsw_s(sample, n_vectors, metric, hnsw, n_threads)
         return IndexPlan("hnsw", hnsw, why, hnsw_bytes, seconds)
-    if n_vectors < _MIN_IVFPQ_ROWS:
+    if not has_enough(choice, n_vectors):
         raise InvalidInput(
             f"[plan] product codes need {_MIN_IVFPQ_ROWS:,} vectors to train, there are {n_vectors:,}; use --plan flat or graph"
         )
     # k-means: about 25 passes over 256 rows a list and a code, each row against all centroids, at some 10 GFLOP/s
     flops = 25 * 2 * dim * 256 * (ivfpq.n_lists**2 + 256 * 256) + 2 * n_vectors * dim * (ivfpq.n_lists + 256)
     return IndexPlan("ivfpq", ivfpq, why + (", trained on GPU" if n_gpus() else ""), ivfpq_bytes, flops / 1e10)
+
+
+def has_enough(choice: PlanChoice, n_vectors: int) -> bool:
+    """Return whether an index of a plan can be built from so few vectors."""
+    least = {"graph": _MIN_GRAPH_ROWS, "hnsw": _MIN_GRAPH_ROWS, "ivfpq": _MIN_IVFPQ_ROWS}
+    return n_vectors >= least.get(choice, 0)
 
 
 def default_memory_budget_bytes() -> int:

@@ -119,7 +119,7 @@ class StagedSparse:
             at = np.searchsorted(terms, dimensions[entries])
             by_term = np.argsort(at, kind="stable")
             at = at[by_term]
-            places = free[at] + _rank_in_run(at)
+            places = free[at] + rank_in_run(at)
             writer.arrays["rows"][places] = rows[by_term]
             writer.arrays["weights"][places] = values[entries][by_term]
             free += np.bincount(at, minlength=len(terms))
@@ -143,7 +143,13 @@ class StagedSparse:
 
 
 def write_shards(
-    staged: StagedVectors, order: NDArray[np.int64], directory: Path, prefix: str, *, max_shard_bytes: int
+    staged: StagedVectors,
+    order: NDArray[np.int64],
+    directory: Path,
+    prefix: str,
+    *,
+    max_shard_bytes: int,
+    is_grouped: bool = False,
 ) -> tuple[ShardEntry, ...]:
     """Gather staged vectors into sealed shards of whole datapoints.
 
@@ -151,6 +157,7 @@ def write_shards(
         order: arrival number of each row.
         directory: the version in the making; file names are `prefix` and the shard's number, relative to it.
         max_shard_bytes: a shard holds at most about so many bytes of vectors.
+        is_grouped: keep room for datapoints with none or several, whether or not there are any.
     """
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
@@ -158,7 +165,7 @@ def write_shards(
     gather = np.argsort(rows, kind="stable")
     counts = np.bincount(rows, minlength=len(order))
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    is_grouped = bool((counts != 1).any())
+    is_grouped = is_grouped or bool((counts != 1).any())
     vectors = staged.vectors()
     entries = []
     for number, (first, last) in enumerate(_row_ranges(offsets, 4 * staged.dim, max_shard_bytes)):
@@ -209,7 +216,7 @@ def _gathered(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[
     return np.arange(total) - np.repeat(ends - lengths, lengths) + np.repeat(starts, lengths)
 
 
-def _rank_in_run(values: NDArray[np.int64]) -> NDArray[np.int64]:
+def rank_in_run(values: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return 0, 1, 2 ... within each run of equal neighbors."""
     if not len(values):
         return values

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 import cpp_ext
 from matching.errors import CorruptArtifact
+from matching.files import reserve
 
 MAGIC = b"LIKEWISE"
 FORMAT = 1
@@ -53,6 +54,9 @@ class ContainerWriter:
             path: a file that must not exist yet.
             kind: at most 16 ASCII letters; what `open_container` will insist on.
             arrays: dtype and shape by name.
+
+        Raises:
+            OSError: the disk has no room for it.
         """
         self._path = path
         layout: dict[str, tuple[str, tuple[int, ...], int]] = {}
@@ -71,6 +75,7 @@ class ContainerWriter:
         with path.open("xb") as file:
             file.write(head + _crc_bytes(head))
             file.truncate(header_bytes + end)
+            reserve(file.fileno(), header_bytes + end)
         self._header_bytes = header_bytes
         starts = {name: start for name, (_, _, start) in layout.items()}
         self.arrays: dict[str, Array] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -29,3 +30,18 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def reserve(handle: int, n_bytes: int) -> None:
+    """Claim the first bytes of a file: a full disk says so here, and not by a signal when a mapped page is written.
+
+    Raises:
+        OSError: the disk is full, or files may not grow so large.
+    """
+    if not hasattr(os, "posix_fallocate") or not n_bytes:
+        return
+    try:
+        os.posix_fallocate(handle, 0, n_bytes)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot
+            raise

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 import cpp_ext
 from matching.columns import Columns
-from matching.datapoint import Datapoint, NumericType, SparseRows
+from matching.datapoint import Datapoint, Metric, NumericType, SparseRows
 from matching.errors import DeadlineExceeded, InvalidInput, NotFound, Unavailable
 from matching.graph_index import GraphIndex
 from matching.live.columns import LiveColumns, Records
@@ -254,7 +254,7 @@ class LiveIndex:
         elif isinstance(write, Change):
             before = records.datapoint(write.datapoint.datapoint_id)
             if before is not None:  # it may have been deleted since the change was taken
-                records.change(_changed(before, write))
+                records.change(changed(before, write))
         else:
             row = records.add(write.datapoint) - records.first_row
             for name, delta in self._deltas.items():
@@ -294,6 +294,13 @@ def check_reach(version_id: str, sequence: int, log: WriteLog) -> None:
         )
 
 
+def kept_vectors(vectors: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
+    """Return float32[m, dim] as they are searched: of unit length where the metric is cosine."""
+    if metric != "cosine":
+        return vectors
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
 class _Delta:
     """What was added to one space. One thread adds; views are for any."""
 
@@ -311,8 +318,7 @@ class _Delta:
     def add(self, row: int, vectors: NDArray[np.float32] | None, sparse: SparseRows | None) -> None:
         """Give a row, counted from those added, its vectors."""
         if vectors is not None:
-            norms = np.linalg.norm(vectors, axis=1, keepdims=True) if self._space.metric == "cosine" else 1
-            self._vectors.extend(vectors / norms)
+            self._vectors.extend(kept_vectors(vectors, self._space.metric))
         self._ends.append(len(self._vectors))
         if sparse is not None and self._sparse is not None:
             self._sparse.add(row, sparse)
@@ -397,7 +403,8 @@ class _SparseView:
         return scores
 
 
-def _changed(before: Datapoint, change: Change) -> Datapoint:
+def changed(before: Datapoint, change: Change) -> Datapoint:
+    """Return a datapoint with the columns that a change gives it."""
     wanted = change.datapoint
     return replace(before, **{name: getattr(wanted, name) for name in change.fields})
 

@@ -36,6 +36,7 @@ class Recovered:
         answered: request id to first and last sequence, oldest first.
         file_bytes: size of the last file.
         unproved_bytes: offset in the last file behind which nothing later proves that it is on disk.
+        proved_sequence: of the last record before that offset.
         n_torn_bytes: bytes of a torn end behind the last good frame, without zeros after it.
     """
 
@@ -43,6 +44,7 @@ class Recovered:
     answered: dict[str, tuple[int, int]]
     file_bytes: int = 0
     unproved_bytes: int = 0
+    proved_sequence: int = 0
     n_torn_bytes: int = 0
 
     def forget_requests(self, n_kept: int) -> None:
@@ -101,6 +103,7 @@ def recover(folder: Path, head: Head, n_request_ids: int) -> Recovered:
         last = found.segments[-1] if paths else Segment(segment_path(folder, expected), head.log_id, expected)
         missing = f"records {expected} to {head.synced_sequence} are missing, which were acknowledged"
         raise last.corrupt("open", last.end, missing)
+    found.proved_sequence = max(found.proved_sequence, head.synced_sequence)
     return found
 
 
@@ -124,6 +127,7 @@ def recover_beside_a_writer(folder: Path, head: Head, n_request_ids: int) -> Rec
 def _recover_segment(found: Recovered, n_request_ids: int, *, is_last: bool) -> None:
     segment = found.segments[-1]
     found.unproved_bytes = HEADER_BYTES
+    found.proved_sequence = segment.last_sequence  # the file before was synced before this one was begun
     with SegmentReader(segment) as reader:
         found.file_bytes = reader.size()
         reader.check_header()
@@ -139,6 +143,8 @@ def _recover_segment(found: Recovered, n_request_ids: int, *, is_last: bool) -> 
                 wrong = f"record {frame.first_sequence} follows {segment.last_sequence}"
                 raise segment.corrupt("open", frame.offset, wrong)
             found.unproved_bytes = frame.synced_bytes
+            if frame.synced_bytes == frame.offset:
+                found.proved_sequence = segment.last_sequence
             segment.grow(frame.first_sequence, frame.last_sequence, frame.offset, frame.end)
             if body.request_id:
                 found.answered.pop(body.request_id, None)  # the newest of its name, and the last in order

@@ -119,6 +119,7 @@ class WriteLog:
         self._requests: dict[str, _Waiting | Appended] = {}  # oldest first
         self._segments: list[Segment] = []
         self._cut_bytes = 0
+        self._proved_sequence = 0
         self._handle = -1  # of the last segment
         self._reserved_end = 0
         self._lock_handle = -1 if read_only else _locked(folder)
@@ -187,6 +188,15 @@ class WriteLog:
     def last_sequence(self) -> int:
         """The sequence of the newest acknowledged record; first_sequence - 1 where none is retained."""
         return self._segments[-1].last_sequence
+
+    @property
+    def proved_sequence(self) -> int:
+        """The newest record that is known to be on disk.
+
+        For the process that writes that is last_sequence. One that reads beside it may see records that were written and not
+        synced, so that a power cut may yet take them away; up to here, something later proves the sync.
+        """
+        return self._proved_sequence if self._is_read_only else self.last_sequence
 
     @property
     def n_bytes(self) -> int:
@@ -561,6 +571,7 @@ class WriteLog:
         self._segments = found.segments
         self._requests = {request_id: Appended(*where) for request_id, where in found.answered.items()}
         self._cut_bytes = found.n_torn_bytes
+        self._proved_sequence = found.proved_sequence
 
     def _mend(self, found: Recovered) -> None:
         """Cut the last file behind its last record, and put on disk what only memory may hold."""

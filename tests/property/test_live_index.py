@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from matching.datapoint import Datapoint, Filter, Metric, NumericRestrict
 from matching.errors import NotFound
-from matching.live import Change, Delete, LiveIndex, LiveVersion, Upsert, Write, WriteLog
+from matching.live import Change, Delete, LiveIndex, Upsert, Write, WriteLog
 from matching.live.write import FieldName
 from matching.store import Store
+from matching.version import IndexVersion
 from tests.property.test_search import DIM, check_against_reference, filters, restricts, shops, sizes
 from tests.versions import build_version
 
@@ -56,7 +57,7 @@ def applied(model: Model, write: Write) -> None:
         model[before.datapoint_id] = (replace(before, **new), vector)
 
 
-def check(version: LiveVersion, model: Model, metric: Metric, wanted: list[Filter], k: int, cap: int) -> None:
+def check(version: IndexVersion, model: Model, metric: Metric, wanted: list[Filter], k: int, cap: int) -> None:
     points = [point for point, _ in model.values()]
     vectors = np.array([vector for _, vector in model.values()], np.float32).reshape(-1, DIM)
     query = np.random.default_rng(len(points)).standard_normal(DIM).astype(np.float32)

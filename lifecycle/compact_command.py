@@ -1,0 +1,70 @@
+"""`likewise versions compact`: the writes of a log, folded into the next version."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from index_builder.compact import compact
+from lifecycle.settings import load_settings
+from lifecycle.terminal import ProgressBar, out, print_json
+from matching.errors import GateRefused
+from matching.live import WriteLog
+from matching.store import Store
+
+
+def compact_version(
+    context: typer.Context,
+    alias: Annotated[str, typer.Argument(help="The alias whose version takes the writes in.")],
+    store: Annotated[Path, typer.Option("--store", help="Directory of the store.")],
+    log: Annotated[Path, typer.Option("--log", help="Folder of write logs; the alias's lies in LOG/ALIAS.")],
+    up_to: Annotated[
+        int | None,
+        typer.Option("--up-to", min=1, help="Last write to take in; by default the newest known to be on disk."),
+    ] = None,
+    promote: Annotated[bool, typer.Option("--promote", help="Point the alias at the new version.")] = False,
+    nice: Annotated[
+        int, typer.Option("--nice", min=0, max=19, help="How far to step back behind other processes.")
+    ] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write the next version of ALIAS: what it is now and the writes of its log, in one sealed version.
+
+    A service may append to the log meanwhile.
+
+    Example: `likewise versions compact shop --store shop --log writes --promote`
+    """
+    os.nice(nice)
+    held = Store(store)
+    base = held.history(alias)[-1].new
+    settings = load_settings(context.obj)
+    with WriteLog.open(log / alias, read_only=True) as written, ProgressBar() as progress:
+        built = compact(held, base, written, settings=settings.build, progress=progress, last_sequence=up_to)
+    manifest = built.manifest
+    n_writes = manifest.log_sequence - int(str(manifest.source["first_sequence"])) + 1
+    if promote:
+        if (now := held.resolve(alias)) != base:
+            raise GateRefused(
+                f"[compact] {alias} names {now} by now, and {built.version_id} was made of {base}; it is published and not "
+                "promoted: compact again"
+            )
+        held.set_alias(alias, built.version_id, why=f"{n_writes:,} writes taken in")
+    if as_json:
+        print_json(
+            {
+                "version": built.version_id,
+                "base": base,
+                "log_sequence": manifest.log_sequence,
+                "n_writes": n_writes,
+                "n_datapoints": manifest.n_datapoints,
+                "is_promoted": promote,
+                "seconds": {stage: round(seconds, 2) for stage, seconds in built.seconds.items()},
+            }
+        )
+        return
+    out.print(f"published {built.version_id}: {base} and the writes up to {manifest.log_sequence:,}", markup=False)
+    out.print(f"{manifest.n_datapoints:,} datapoints; {n_writes:,} writes taken in")
+    out.print(f"{alias} names it now" if promote else f"{alias} names {base} as before", markup=False)
