@@ -108,7 +108,7 @@ def build_from_vectors(
     parent: str | None = None,
     rejects_path: Path | None = None,
 ) -> Built:
-    """Index, measure, seal and publish ready vectors, in a space named `vectors`.
+    """Index, measure, seal and publish ready vectors, in a space named `vectors`, with the sparse sides that they have.
 
     Args:
         space_id: names the encoder that made the vectors; the digest of the files where it is not known, so that
@@ -124,11 +124,12 @@ def build_from_vectors(
         for batch in _reported(files, progress, "read vectors"):
             rejects.add(batch.rejects, n_rows=batch.n_rows)
             first = len(draft.columns)
-            owners = np.arange(first, first + len(batch.datapoints))
             for datapoint in batch.datapoints:
                 draft.columns.add(datapoint)
-            space.vectors.append(_unit(batch.vectors) if metric == "cosine" else batch.vectors, owners)
+            vectors = _unit(batch.vectors) if metric == "cosine" else batch.vectors
+            space.vectors.append(vectors, first + batch.owners)
             if batch.sparse is not None:
+                owners = np.arange(first, first + len(batch.datapoints))
                 (space.sparse or draft.new_sparse(space)).append(batch.sparse, owners)
         draft.seconds["read"] = time.monotonic() - start
         if space.sparse is not None:

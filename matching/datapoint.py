@@ -82,8 +82,12 @@ class SparseRows:
 
 @dataclass(frozen=True, slots=True)
 class Neighbor:
-    """One result; a smaller distance is nearer. Distances are -dot (ip), 1 - cos (cosine), squared L2 (l2)."""
+    """One result; a smaller distance is nearer. Distances are -dot (ip), 1 - cos (cosine), squared L2 (l2).
+
+    `sparse_distance` is the negated inner product of the sparse sides, where a search looked at them apart.
+    """
 
     datapoint_id: str
     distance: float
     crowding_tag: str | None = None
+    sparse_distance: float | None = None

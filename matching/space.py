@@ -218,6 +218,29 @@ class Space:
             return shard.vectors[at : at + 1]
         return shard.vectors[shard.offsets[at] : shard.offsets[at + 1]]
 
+    def distances(self, query: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the distances of a query, float32[dim] as `search` takes it, to some rows, float32[m]; +inf without a vector."""
+        out = np.full(len(rows), np.inf, np.float32)
+        for shard in self.shards:
+            inside = np.flatnonzero((rows >= shard.first_row) & (rows < shard.first_row + shard.n_rows))
+            if not len(inside):
+                continue
+            local = rows[inside] - shard.first_row
+            found, distances = cpp_ext.rescore(
+                shard.vectors,
+                query[None],
+                local[None],
+                len(local),
+                metric=self._kernel_metric,
+                offsets=shard.offsets,
+                best_of=self.entry.best_of,
+            )
+            order = np.argsort(local)
+            is_known = found[0] >= 0
+            places = order[np.searchsorted(local[order], found[0][is_known])]
+            out[inside[places]] = distances[0][is_known]
+        return out + np.float32(1) if self.metric == "cosine" else out
+
     def plan(self, k: int, n_matching: int, *, exact: bool, effort: int | None, recall_target: float | None) -> Plan:
         """Choose how to search, knowing how many datapoints match.
 

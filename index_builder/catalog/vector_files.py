@@ -75,8 +75,9 @@ class VectorBatch:
     """What came of the next records.
 
     Attributes:
-        datapoints: the m datapoints that were accepted, in file order.
-        vectors: float32[m, d], finite, |x| <= 1e6; not normalised.
+        datapoints: the m datapoints that were accepted, in file order; each has a vector, a sparse side or both.
+        vectors: float32[v, d], finite, |x| <= 1e6; not normalised.
+        owners: int64[v], ascending; which of the m datapoints has each vector.
         sparse: their sparse sides, empty rows for those without one; None when none of them has one.
         rejects: the refused records.
         n_rows: records read, refused ones included.
@@ -85,6 +86,7 @@ class VectorBatch:
 
     datapoints: tuple[Datapoint, ...]
     vectors: NDArray[np.float32]
+    owners: NDArray[np.int64]
     sparse: SparseRows | None
     rejects: tuple[Reject, ...]
     n_rows: int
@@ -231,30 +233,21 @@ class VectorFiles:
                 reason = f"the id came before, in {first}"
                 rejects.append(Reject(name, f"line {number}", deleted, RejectCode.INVALID_EMBEDDING_ID, reason))
         vectors = np.empty((0, self.dim), np.float32)
-        return VectorBatch((), vectors, None, tuple(rejects), len(batch), done + batch[-1][-1], self._bytes_total)
+        owners = np.empty(0, np.int64)
+        n_bytes = done + batch[-1][-1]
+        return VectorBatch((), vectors, owners, None, tuple(rejects), len(batch), n_bytes, self._bytes_total)
 
     def _batch(self, name: str, batch: Sequence[_Record], seen: SeenIds, done: int) -> VectorBatch:
         problems: list[tuple[str | None, RejectCode, str] | None] = [record.problem for record in batch]
-        rows: list[int] = []
-        for n, record in enumerate(batch):
-            if record.vector is not None and record.datapoint is not None:
-                if len(record.vector) == self.dim:
-                    rows.append(n)
-                else:
-                    reason = f"the embedding has {len(record.vector)} values; expected {self.dim}"
-                    problems[n] = record.datapoint.datapoint_id, RejectCode.EMBEDDING_SIZE_MISMATCH, reason
-        vectors = np.empty((len(rows), self.dim), np.float32)
         kept: list[int] = []
-        for n in rows:
-            record = batch[n]
-            assert record.vector is not None
-            assert record.datapoint is not None
-            wrong = check_vector(record.vector, self._metric)
-            if wrong is None:
-                vectors[len(kept)] = record.vector
+        for n, record in enumerate(batch):
+            if record.datapoint is None:
+                continue
+            problem = self._vector_problem(record)
+            if problem is None:
                 kept.append(n)
             else:
-                problems[n] = record.datapoint.datapoint_id, RejectCode.INVALID_EMBEDDING, wrong
+                problems[n] = record.datapoint.datapoint_id, *problem
         points = [point for n in kept if (point := batch[n].datapoint) is not None]
         places = [f"{name} {batch[n].place}" for n in kept]
         is_new = []
@@ -266,9 +259,14 @@ class VectorFiles:
                 reason = f"the id came before, in {first}; an id stands once in a batch"
                 problems[n] = point.datapoint_id, RejectCode.INVALID_EMBEDDING_ID, reason
         kept = list(itertools.compress(kept, is_new))
+        own = [(at, vector) for at, n in enumerate(kept) if (vector := batch[n].vector) is not None]
+        vectors = np.empty((len(own), self.dim), np.float32)
+        for row, (_, vector) in enumerate(own):
+            vectors[row] = vector
         return VectorBatch(
             tuple(itertools.compress(points, is_new)),
-            vectors[: len(is_new)][np.array(is_new, dtype=bool)],
+            vectors,
+            np.array([at for at, _ in own], np.int64),
             _sparse_rows([batch[n].sparse for n in kept]),
             tuple(
                 Reject(name, record.place, *problem)
@@ -279,6 +277,16 @@ class VectorFiles:
             done + batch[-1].end,
             self._bytes_total,
         )
+
+    def _vector_problem(self, record: _Record) -> tuple[RejectCode, str] | None:
+        vector = record.vector
+        if vector is None:
+            return None
+        if len(vector) != self.dim:
+            reason = f"the embedding has {len(vector)} values; expected {self.dim}"
+            return RejectCode.EMBEDDING_SIZE_MISMATCH, reason
+        wrong = check_vector(vector, self._metric)
+        return None if wrong is None else (RejectCode.INVALID_EMBEDDING, wrong)
 
 
 def check_vector(vector: NDArray[np.float64] | NDArray[np.float32], metric: Metric) -> str | None:
@@ -518,9 +526,12 @@ def _record(place: str, end: int, values: object, types: dict[str, NumericType])
             metadata=_metadata(fields.get("embedding_metadata")),
         )
         vector = _numbers(fields.get("embedding"), RejectCode.INVALID_EMBEDDING, "embedding")
-        if not len(vector):
-            raise RefusedRow(RejectCode.INVALID_EMBEDDING, "the record has no dense embedding; expected numbers")
-        return _Record(place, end, None, datapoint, vector, _sparse(fields.get("sparse_embedding")))
+        sparse = _sparse(fields.get("sparse_embedding"))
+        if not len(vector) and sparse is None:
+            raise RefusedRow(
+                RejectCode.INVALID_EMBEDDING, "the record has neither embedding nor sparse_embedding; expected numbers"
+            )
+        return _Record(place, end, None, datapoint, vector if len(vector) else None, sparse)
     except RefusedRow as refused:
         return _Record(place, end, (datapoint_id, refused.code, refused.reason))
 
@@ -901,13 +912,18 @@ def _parquet_record(
         if bad is not None:
             raise RefusedRow(RejectCode.INVALID_ENCODING, f"column {bad!r} is not UTF-8")
         datapoint_id = _id(values[id_column])
+        given = {name: values[name] for name in shaped}
+        sparse = _sparse(given.get("sparse_embedding"))
         if vector is None or not len(vector):
-            raise RefusedRow(RejectCode.INVALID_EMBEDDING, "the row has no embedding; expected numbers")
-        if len(vector) > MAX_DIM:
+            vector = None
+            if sparse is None:
+                raise RefusedRow(
+                    RejectCode.INVALID_EMBEDDING, "the row has neither embedding nor sparse_embedding; expected numbers"
+                )
+        elif len(vector) > MAX_DIM:
             raise RefusedRow(RejectCode.INVALID_EMBEDDING, f"{len(vector):,} values; expected at most {MAX_DIM:,}")
         own = {name: values[name] for name in plain if values[name] is not None}
         other = {name: json_cell(value, name, None) for name, value in own.items()}
-        given = {name: values[name] for name in shaped}
         tokens = _restricts(given.get("restricts"))
         numbers = _numeric_restricts(given.get("numeric_restricts"), types)
         taken = {restrict.namespace for restrict in tokens} | {number.namespace for number in numbers}
@@ -918,7 +934,7 @@ def _parquet_record(
             _crowding_tag(given.get("crowding_tag")),
             {**other, **_metadata(given.get("embedding_metadata"))},
         )
-        return _Record(place, end, None, datapoint, vector, _sparse(given.get("sparse_embedding")))
+        return _Record(place, end, None, datapoint, vector, sparse)
     except RefusedRow as refused:
         return _Record(place, end, (datapoint_id, refused.code, refused.reason))
 

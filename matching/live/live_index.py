@@ -212,17 +212,15 @@ class LiveIndex:
         for name, space in self._base.spaces.items():
             vectors = write.vectors.get(name)
             n = 0 if vectors is None else len(vectors)
-            if n != 1 and not space.entry.is_grouped:
+            is_sparse_alone = n == 0 and name in write.sparse
+            if not (n == 1 or is_sparse_alone or space.entry.is_grouped):
                 raise InvalidInput(
                     f"[write] datapoint {datapoint_id!r} has {n} vectors in space {name!r}; expected one of {space.dim} numbers"
                 )
             if vectors is not None:
                 _check_numbers(datapoint_id, space, vectors)
-            if name in write.sparse and not (space.has_sparse and len(write.sparse[name]) == n == 1):
-                raise InvalidInput(
-                    f"[write] datapoint {datapoint_id!r} has a sparse vector in space {name!r}; expected one beside a dense one, "
-                    f"in a space with a sparse side"
-                )
+            if name in write.sparse:
+                _check_sparse(datapoint_id, space, write.sparse[name])
 
     def _follow(self) -> None:
         try:
@@ -336,7 +334,8 @@ class _Delta:
         if n_added == 0 and columns.n_live == self._n_base_rows == n_rows:
             return space
         ends = self._ends.view(n_added + 1)
-        offsets = ends if space.entry.is_grouped else None
+        has_vector = np.diff(ends) > 0
+        offsets = None if has_vector.all() and not space.entry.is_grouped else ends
         vectors = self._vectors.view(int(ends[-1]))
         added = Shard(self._first_row, n_added, vectors, offsets, self._graph, grows=True)
         shards = (*space.shards, added) if n_added else space.shards
@@ -347,7 +346,7 @@ class _Delta:
             n_rows=n_rows,
             sparse=sparse,
             encoder=space.encoder,
-            present=self._present(columns, np.diff(ends) > 0),
+            present=self._present(columns, has_vector),
         )
 
     def _present(self, columns: LiveColumns, has_vector: NDArray[np.bool_]) -> NDArray[np.uint64]:
@@ -421,4 +420,17 @@ def _check_numbers(datapoint_id: str, space: Space, vectors: NDArray[np.float32]
         raise InvalidInput(
             f"[write] datapoint {datapoint_id!r} has a vector in space {space.name!r} that holds a value that is not finite, or "
             f"whose norm is not within {least:g} and {MAX_MAGNITUDE:g}; send finite numbers"
+        )
+
+
+def _check_sparse(datapoint_id: str, space: Space, rows: SparseRows) -> None:
+    if not (space.has_sparse and len(rows) == 1):
+        raise InvalidInput(
+            f"[write] datapoint {datapoint_id!r} has {len(rows)} sparse vectors in space {space.name!r}; expected one, in "
+            "a space with a sparse side"
+        )
+    if len(rows.values) and not np.abs(rows.values).max() <= MAX_MAGNITUDE:
+        raise InvalidInput(
+            f"[write] datapoint {datapoint_id!r} has a sparse vector in space {space.name!r} that holds a value that is not "
+            f"finite or above {MAX_MAGNITUDE:g}; send finite numbers"
         )

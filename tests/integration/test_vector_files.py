@@ -14,10 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from index_builder.build import build_from_vectors
 from index_builder.catalog.rejects import Reject
 from index_builder.catalog.vector_files import VectorBatch, VectorFiles, open_vectors
-from matching.datapoint import Datapoint, NumericRestrict, Restrict
+from index_builder.progress import Silent
+from index_builder.settings import BuildSettings
+from matching.datapoint import Datapoint, NumericRestrict, Restrict, SparseRows
 from matching.errors import InvalidCatalog, InvalidInput
+from matching.fusion import SPARSE_ONLY, Fusion
+from matching.hybrid import search_hybrid
+from matching.store import Store
 
 FULL = {
     "id": "6",
@@ -97,8 +103,8 @@ AVRO: dict[str, Any] = {
 
 def read(files: VectorFiles) -> tuple[list[Datapoint], np.ndarray, list[Reject]]:
     batches: list[VectorBatch] = list(files)
-    assert all(len(batch.datapoints) == len(batch.vectors) for batch in batches)
-    assert all(batch.sparse is None or len(batch.sparse) == len(batch.vectors) for batch in batches)
+    assert all(np.array_equal(batch.owners, np.arange(len(batch.datapoints))) for batch in batches)
+    assert all(batch.sparse is None or len(batch.sparse) == len(batch.datapoints) for batch in batches)
     datapoints = [datapoint for batch in batches for datapoint in batch.datapoints]
     return (
         datapoints,
@@ -116,6 +122,48 @@ def write_avro(path: Path, rows: Sequence[dict[str, object]], **options: Any) ->
     with path.open("wb") as stream:
         fastavro.writer(stream, fastavro.parse_schema(AVRO), rows, **options)
     return path
+
+
+def test_a_record_has_a_vector_or_a_sparse_side_or_both(tmp_path: Path) -> None:
+    sides: tuple[tuple[str, list[float], dict[str, list[float]] | None], ...] = (
+        ("both", [1, 2], {"values": [0.5], "dimensions": [7]}),
+        ("sparse", [], {"values": [2.0], "dimensions": [9]}),
+        ("dense", [3, 4], None),
+    )
+    rows = [{"id": name, "embedding": vector, "sparse_embedding": sparse} for name, vector, sparse in sides]
+    write_json(tmp_path / "a.json", [{key: value for key, value in row.items() if value} for row in rows])
+    (tmp_path / "a.csv").write_text("both,1,2,7:0.5\nsparse,9:2\ndense,3,4\n")
+    write_avro(
+        tmp_path / "a.avro",
+        [{**row, "restricts": None, "numeric_restricts": None, "crowding_tag": None} for row in rows],
+    )
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for kind in ("json", "csv", "avro", "parquet"):
+        (batch,) = open_vectors(tmp_path / f"a.{kind}")
+        assert batch.rejects == (), kind
+        assert [point.datapoint_id for point in batch.datapoints] == ["both", "sparse", "dense"], kind
+        assert batch.vectors.tolist() == [[1, 2], [3, 4]], kind
+        assert batch.owners.tolist() == [0, 2], kind
+        assert batch.sparse is not None
+        assert batch.sparse.offsets.tolist() == [0, 1, 2, 2], kind
+        assert batch.sparse.dimensions.tolist() == [7, 9], kind
+    built = build_from_vectors(
+        Store(tmp_path / "store", create=True),
+        open_vectors(tmp_path / "a.json"),
+        metric="ip",
+        settings=BuildSettings(plan="flat", threads=1),
+        progress=Silent(),
+    )
+    version = Store(tmp_path / "store").open(built.version_id)
+    asked = SparseRows(np.array([0, 2]), np.array([7, 9]), np.array([1, 1], np.float32))
+    vector = np.array([[1, 0]], np.float32)
+    sparse = search_hybrid(version, 3, space="vectors", fusion=SPARSE_ONLY, sparse=asked)
+    assert [(n.datapoint_id, n.sparse_distance) for n in sparse.neighbors[0]] == [("sparse", -2.0), ("both", -0.5)]
+    dense = version.search(vector, 3, space="vectors")
+    assert [n.datapoint_id for n in dense.neighbors[0]] == ["dense", "both"]
+    fused = search_hybrid(version, 3, space="vectors", fusion=Fusion("rrf", 0.5), vectors=vector, sparse=asked)
+    assert [n.datapoint_id for n in fused.neighbors[0]] == ["both", "dense", "sparse"]
+    assert [n.distance for n in fused.neighbors[0]] == [-1.0, -3.0, 0.0]
 
 
 def test_the_same_record_in_every_layout(tmp_path: Path) -> None:
@@ -183,7 +231,7 @@ def test_values_that_look_false_are_kept(tmp_path: Path) -> None:
         ({"id": 1.5, "embedding": [1, 0]}, "INVALID_EMBEDDING_ID", "the id is 1.5"),
         ({"id": "good", "embedding": [1, 0]}, "INVALID_EMBEDDING_ID", "the id came before, in a.json line 1"),
         ({"id": "a", "embedding": [1, 0, 0]}, "EMBEDDING_SIZE_MISMATCH", "has 3 values; expected 2"),
-        ({"id": "a"}, "INVALID_EMBEDDING", "no dense embedding"),
+        ({"id": "a"}, "INVALID_EMBEDDING", "neither embedding nor sparse_embedding"),
         ({"id": "a", "embedding": 5}, "INVALID_EMBEDDING", "expected a list of numbers"),
         ({"id": "a", "embedding": [1, "2"]}, "INVALID_EMBEDDING", "value 1 of embedding is '2'"),
         ({"id": "a", "embedding": [1, True]}, "INVALID_EMBEDDING", "value 1 of embedding is True"),
