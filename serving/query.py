@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matching.datapoint import Datapoint, Filter, NumericType, SparseRows
+from matching.errors import InvalidQuery
+from matching.fusion import Fusion
 
 Detail = Literal["id", "metadata", "vectors"]
 
@@ -49,6 +51,9 @@ class Options:
         effort: candidates of the approximate step; None takes what the operating table says.
         recall_target: recall to aim at, over 0 and at most 1; None takes the build's.
         include_self: whether a query by id may find the datapoint itself.
+        rrf_alpha: fuse dense and sparse rankings by reciprocal ranks, with this share of the dense side: 0 sparse alone, 1
+            dense alone. None adds a sparse side to the score of the dense one, by the weight of the space.
+        score_alpha: the same by scores in place of ranks; at most one of the two.
     """
 
     k: int = 10
@@ -59,16 +64,33 @@ class Options:
     effort: int | None = None
     recall_target: float | None = None
     include_self: bool = False
+    rrf_alpha: float | None = None
+    score_alpha: float | None = None
+
+    @property
+    def fusion(self) -> Fusion | None:
+        """How two rankings become one, None where both sides make one score.
+
+        Raises:
+            InvalidQuery: both alphas are given, or one is not within 0 and 1.
+        """
+        if self.rrf_alpha is not None and self.score_alpha is not None:
+            raise InvalidQuery(
+                "[search] rankings are fused by ranks (rrf) or by scores (weighted), not both; choose one"
+            )
+        if self.rrf_alpha is not None:
+            return Fusion("rrf", self.rrf_alpha)
+        return None if self.score_alpha is None else Fusion("score", self.score_alpha)
 
 
 @dataclass(frozen=True, slots=True)
 class NeighborQuery:
-    """One query of a batch: by vector, or by the id of an indexed datapoint.
+    """One query of a batch: by vector, by sparse vector, by both, or by the id of an indexed datapoint.
 
     Attributes:
-        datapoint_id: names the query in the answer; without a vector, the datapoint to start from.
+        datapoint_id: names the query in the answer; without a vector of either kind, the datapoint to start from.
         vector: float32[dim], or None.
-        sparse: one row that adds to the vector's score, in a space that has a sparse side.
+        sparse: one row, in a space that has a sparse side; alone it asks that side alone.
         options: how it is to be answered.
     """
 
@@ -80,13 +102,18 @@ class NeighborQuery:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One neighbor of an answer; `datapoint` and `vectors` (float32[m, dim]) are there when the caller asked for them."""
+    """One neighbor of an answer; `datapoint` and `vectors` (float32[m, dim]) are there when the caller asked for them.
+
+    `sparse_distance` is the negated inner product of the sparse sides, where dense and sparse were searched apart; `distance` is
+    then 0 for a datapoint or a query without a dense vector.
+    """
 
     datapoint_id: str
     distance: float
     crowding_tag: str | None
     datapoint: Datapoint | None = None
     vectors: NDArray[np.float32] | None = None
+    sparse_distance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import numpy as np
 
 import cpp_ext
 from embeddings.encoder import Content
-from matching.datapoint import Filter, SparseRows
+from matching.datapoint import Filter
 from matching.errors import (
     DeadlineExceeded,
     InvalidContent,
@@ -30,7 +30,7 @@ from matching.errors import (
 )
 from matching.live import Appended, Change, Delete, LiveIndex, LiveVersion, Upsert, Write
 from matching.live.write import FieldName
-from matching.version import IndexVersion, SearchResult
+from matching.version import IndexVersion
 from serving.encoder_process import EncoderProcess
 from serving.query import (
     ANY,
@@ -50,6 +50,7 @@ from serving.query import (
     Window,
     Written,
 )
+from serving.search import search_alike
 from serving.settings import ServingSettings
 
 T = TypeVar("T")
@@ -488,14 +489,17 @@ class Recommender:
             key = query.options, space, query.vector is None, query.sparse is None
             together.setdefault(key, []).append(at)
         results: dict[int, Result] = {}
-        for (options, space, by_id, _), positions in together.items():
+        for (_, space, _, _), positions in together.items():
             asked = [queries[at] for at in positions]
             began = time.perf_counter()
-            found = _search_alike(version, asked, options, space, by_id=by_id)
+            found = search_alike(version, asked, space)
             if self._observer is not None:
                 self._observer.searched(found.plan, len(asked), time.perf_counter() - began)
             for at, neighbors in zip(positions, found.neighbors, strict=True):
-                told = tuple(Found(n.datapoint_id, n.distance, n.crowding_tag) for n in neighbors)
+                told = tuple(
+                    Found(n.datapoint_id, n.distance, n.crowding_tag, sparse_distance=n.sparse_distance)
+                    for n in neighbors
+                )
                 told = _detailed(version, told, space, detail)
                 query_id = queries[at].datapoint_id
                 results[at] = Result(query_id, told, space, found.plan, found.effort, found.n_matching)
@@ -504,11 +508,9 @@ class Recommender:
     def _checked_space(self, version: IndexVersion, query: NeighborQuery) -> str:
         """Check a query of a batch and return the space to search."""
         self._check_options(query.options)
-        if query.vector is None and not query.datapoint_id:
-            raise InvalidQuery("[search] a query has neither feature_vector nor datapoint_id; expected one; add it")
-        if query.vector is None and query.sparse is not None:
+        if query.vector is None and query.sparse is None and not query.datapoint_id:
             raise InvalidQuery(
-                "[search] a query has a sparse_embedding and no feature_vector; a sparse side adds to a dense one; send both"
+                "[search] a query has no feature_vector, sparse_embedding or datapoint_id; expected one; add it"
             )
         return _space_for(version, "id", query.options.space)
 
@@ -523,6 +525,7 @@ class Recommender:
             raise LimitExceeded(
                 f"[search] approximate_neighbor_count is {options.effort:,}; at most {100 * self._settings.max_k:,}"
             )
+        _ = options.fusion  # checks it
         if options.recall_target is not None and not 0.0 < options.recall_target <= 1.0:
             raise InvalidQuery(f"[search] recall_target is {options.recall_target}; expected more than 0 and at most 1")
 
@@ -552,51 +555,6 @@ def check_filter(wanted: Filter, max_restricts: int, max_tokens: int) -> None:
     n_tokens = sum(len(restrict.allow) + len(restrict.deny) for restrict in wanted.restricts)
     if n_tokens > max_tokens:
         raise LimitExceeded(f"[search] the filter has {n_tokens:,} tokens; at most {max_tokens:,}; send fewer")
-
-
-def _search_alike(
-    version: IndexVersion, queries: Sequence[NeighborQuery], options: Options, space: str, *, by_id: bool
-) -> SearchResult:
-    if by_id:
-        return version.search_by_id(
-            [query.datapoint_id for query in queries],
-            options.k,
-            space=space,
-            include_self=options.include_self,
-            filter=options.filter,
-            crowding_cap=options.crowding_cap,
-            exact=options.exact,
-            effort=options.effort,
-            recall_target=options.recall_target,
-        )
-    dims = {len(query.vector) for query in queries if query.vector is not None}
-    if dims != {version.spaces[space].dim}:
-        wrong = sorted(dims - {version.spaces[space].dim})[0]
-        raise InvalidQuery(
-            f"[search] a feature_vector has {wrong} numbers; space {space!r} has {version.spaces[space].dim}; send that many"
-        )
-    return version.search(
-        np.stack([query.vector for query in queries if query.vector is not None]),
-        options.k,
-        space=space,
-        filter=options.filter,
-        crowding_cap=options.crowding_cap,
-        exact=options.exact,
-        effort=options.effort,
-        recall_target=options.recall_target,
-        sparse=_stacked([query.sparse for query in queries if query.sparse is not None]),
-    )
-
-
-def _stacked(rows: Sequence[SparseRows]) -> SparseRows | None:
-    if not rows:
-        return None
-    lengths = [len(row.values) for row in rows]
-    return SparseRows(
-        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        np.concatenate([row.dimensions for row in rows]),
-        np.concatenate([row.values for row in rows]),
-    )
 
 
 def _detailed(version: IndexVersion, neighbors: tuple[Found, ...], space: str, detail: Detail) -> tuple[Found, ...]:

@@ -95,8 +95,13 @@ class IndexDatapoint(_message.Message):
 class FindNeighborsRequest(_message.Message):
     __slots__ = ("index_endpoint", "deployed_index_id", "queries", "return_full_datapoint", "min_version")
     class Query(_message.Message):
-        __slots__ = ("datapoint", "neighbor_count", "per_crowding_attribute_neighbor_count", "approximate_neighbor_count", "fraction_leaf_nodes_to_search_override", "rrf", "exact", "space", "recall_target", "include_self")
+        __slots__ = ("datapoint", "neighbor_count", "per_crowding_attribute_neighbor_count", "approximate_neighbor_count", "fraction_leaf_nodes_to_search_override", "rrf", "weighted", "exact", "space", "recall_target", "include_self")
         class RRF(_message.Message):
+            __slots__ = ("alpha",)
+            ALPHA_FIELD_NUMBER: _ClassVar[int]
+            alpha: float
+            def __init__(self, alpha: _Optional[float] = ...) -> None: ...
+        class Weighted(_message.Message):
             __slots__ = ("alpha",)
             ALPHA_FIELD_NUMBER: _ClassVar[int]
             alpha: float
@@ -107,6 +112,7 @@ class FindNeighborsRequest(_message.Message):
         APPROXIMATE_NEIGHBOR_COUNT_FIELD_NUMBER: _ClassVar[int]
         FRACTION_LEAF_NODES_TO_SEARCH_OVERRIDE_FIELD_NUMBER: _ClassVar[int]
         RRF_FIELD_NUMBER: _ClassVar[int]
+        WEIGHTED_FIELD_NUMBER: _ClassVar[int]
         EXACT_FIELD_NUMBER: _ClassVar[int]
         SPACE_FIELD_NUMBER: _ClassVar[int]
         RECALL_TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -117,11 +123,12 @@ class FindNeighborsRequest(_message.Message):
         approximate_neighbor_count: int
         fraction_leaf_nodes_to_search_override: float
         rrf: FindNeighborsRequest.Query.RRF
+        weighted: FindNeighborsRequest.Query.Weighted
         exact: bool
         space: str
         recall_target: float
         include_self: bool
-        def __init__(self, datapoint: _Optional[_Union[IndexDatapoint, _Mapping]] = ..., neighbor_count: _Optional[int] = ..., per_crowding_attribute_neighbor_count: _Optional[int] = ..., approximate_neighbor_count: _Optional[int] = ..., fraction_leaf_nodes_to_search_override: _Optional[float] = ..., rrf: _Optional[_Union[FindNeighborsRequest.Query.RRF, _Mapping]] = ..., exact: _Optional[bool] = ..., space: _Optional[str] = ..., recall_target: _Optional[float] = ..., include_self: _Optional[bool] = ...) -> None: ...
+        def __init__(self, datapoint: _Optional[_Union[IndexDatapoint, _Mapping]] = ..., neighbor_count: _Optional[int] = ..., per_crowding_attribute_neighbor_count: _Optional[int] = ..., approximate_neighbor_count: _Optional[int] = ..., fraction_leaf_nodes_to_search_override: _Optional[float] = ..., rrf: _Optional[_Union[FindNeighborsRequest.Query.RRF, _Mapping]] = ..., weighted: _Optional[_Union[FindNeighborsRequest.Query.Weighted, _Mapping]] = ..., exact: _Optional[bool] = ..., space: _Optional[str] = ..., recall_target: _Optional[float] = ..., include_self: _Optional[bool] = ...) -> None: ...
     INDEX_ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     DEPLOYED_INDEX_ID_FIELD_NUMBER: _ClassVar[int]
     QUERIES_FIELD_NUMBER: _ClassVar[int]
@@ -221,7 +228,7 @@ class WriteResponse(_message.Message):
     def __init__(self, version_token: _Optional[int] = ..., is_repeat: _Optional[bool] = ..., index_version: _Optional[str] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("text", "image", "datapoint_id", "k", "restricts", "numeric_restricts", "crowding_cap", "space", "exact", "recall_target")
+    __slots__ = ("text", "image", "datapoint_id", "k", "restricts", "numeric_restricts", "crowding_cap", "space", "exact", "recall_target", "rrf_alpha", "score_alpha")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     DATAPOINT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -232,6 +239,8 @@ class SearchRequest(_message.Message):
     SPACE_FIELD_NUMBER: _ClassVar[int]
     EXACT_FIELD_NUMBER: _ClassVar[int]
     RECALL_TARGET_FIELD_NUMBER: _ClassVar[int]
+    RRF_ALPHA_FIELD_NUMBER: _ClassVar[int]
+    SCORE_ALPHA_FIELD_NUMBER: _ClassVar[int]
     text: str
     image: bytes
     datapoint_id: str
@@ -242,7 +251,9 @@ class SearchRequest(_message.Message):
     space: str
     exact: bool
     recall_target: float
-    def __init__(self, text: _Optional[str] = ..., image: _Optional[bytes] = ..., datapoint_id: _Optional[str] = ..., k: _Optional[int] = ..., restricts: _Optional[_Iterable[_Union[IndexDatapoint.Restriction, _Mapping]]] = ..., numeric_restricts: _Optional[_Iterable[_Union[IndexDatapoint.NumericRestriction, _Mapping]]] = ..., crowding_cap: _Optional[int] = ..., space: _Optional[str] = ..., exact: _Optional[bool] = ..., recall_target: _Optional[float] = ...) -> None: ...
+    rrf_alpha: float
+    score_alpha: float
+    def __init__(self, text: _Optional[str] = ..., image: _Optional[bytes] = ..., datapoint_id: _Optional[str] = ..., k: _Optional[int] = ..., restricts: _Optional[_Iterable[_Union[IndexDatapoint.Restriction, _Mapping]]] = ..., numeric_restricts: _Optional[_Iterable[_Union[IndexDatapoint.NumericRestriction, _Mapping]]] = ..., crowding_cap: _Optional[int] = ..., space: _Optional[str] = ..., exact: _Optional[bool] = ..., recall_target: _Optional[float] = ..., rrf_alpha: _Optional[float] = ..., score_alpha: _Optional[float] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
     __slots__ = ("result", "index_version")

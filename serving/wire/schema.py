@@ -49,8 +49,14 @@ class IndexDatapoint(_Shape):
     embeddingMetadata: dict[str, Any] = {}  # noqa: N815
 
 
+class Alpha(_Shape):
+    alpha: float = Field(default=0.0, description="share of the dense side: 0 sparse alone, 1 dense alone")
+
+
 class Query(_Shape):
-    datapoint: IndexDatapoint = Field(description="by vector, or with datapointId alone by an indexed datapoint")
+    datapoint: IndexDatapoint = Field(
+        description="by vector, by sparse vector, by both, or with datapointId alone by an indexed datapoint"
+    )
     neighborCount: int = 10  # noqa: N815
     perCrowdingAttributeNeighborCount: int = Field(default=0, description="0: no limit")  # noqa: N815
     approximateNeighborCount: int = Field(default=0, description="0: what the operating table says")  # noqa: N815
@@ -59,6 +65,8 @@ class Query(_Shape):
     space: str | None = Field(default=None, description="default: fused, else text, else the only one")
     recallTarget: float | None = None  # noqa: N815
     includeSelf: bool = Field(default=False, description="of a query by id")  # noqa: N815
+    rrf: Alpha | None = Field(default=None, description="fuse the dense and the sparse ranking by reciprocal ranks")
+    weighted: Alpha | None = Field(default=None, description="fuse them by scores; rrf or weighted, not both")
 
 
 class FindNeighborsRequest(_Shape):
@@ -99,6 +107,9 @@ class WriteResponse(_Shape):
 class Neighbor(_Shape):
     datapoint: IndexDatapoint
     distance: float = Field(description="smaller is nearer: -dot (ip), 1 - cos (cosine), squared L2 (l2)")
+    sparseDistance: float | None = Field(  # noqa: N815
+        default=None, description="-dot of the sparse sides, where dense and sparse were searched apart"
+    )
 
 
 class NearestNeighbors(_Shape):
@@ -125,6 +136,10 @@ class SearchRequest(_Shape):
     crowdingCap: int = Field(default=0, description="neighbors that may share a crowding tag; 0: no limit")  # noqa: N815
     exact: bool = False
     recallTarget: float | None = None  # noqa: N815
+    rrfAlpha: float | None = Field(  # noqa: N815
+        default=None, description="fuse dense and sparse by ranks: 0 sparse alone, 1 dense alone"
+    )
+    scoreAlpha: float | None = Field(default=None, description="or by scores")  # noqa: N815
 
 
 class SearchResponse(_Shape):

@@ -84,11 +84,13 @@ _QUERY = _keys(
     "approximate_neighbor_count",
     "fraction_leaf_nodes_to_search_override",
     "rrf",
+    "weighted",
     "exact",
     "space",
     "recall_target",
     "include_self",
 )
+_ALPHA = _keys("alpha")
 _FIND = _keys("index_endpoint", "deployed_index_id", "queries", "return_full_datapoint", "min_version")
 _READ = _keys("index_endpoint", "deployed_index_id", "ids", "space", "min_version")
 _CROWDING = _keys("crowding_attribute")
@@ -97,7 +99,17 @@ _UPSERT = _keys("index", "datapoints", "update_mask", "request_id")
 _REMOVE = _keys("index", "datapoint_ids", "request_id")
 _FILTER = _keys("restricts", "numeric_restricts")
 _SEARCH = _keys(
-    "text", "k", "space", "restricts", "numeric_restricts", "crowding_cap", "exact", "recall_target", neighbor_count="k"
+    "text",
+    "k",
+    "space",
+    "restricts",
+    "numeric_restricts",
+    "crowding_cap",
+    "exact",
+    "recall_target",
+    "rrf_alpha",
+    "score_alpha",
+    neighbor_count="k",
 )
 
 
@@ -197,6 +209,8 @@ def parse_search(body: Mapping[str, Any]) -> tuple[str, Options]:
         crowding_cap=_whole(fields, "crowding_cap", where, 0),
         exact=_flag(fields, "exact"),
         recall_target=_real(fields, "recall_target", where),
+        rrf_alpha=_real(fields, "rrf_alpha", where),
+        score_alpha=_real(fields, "score_alpha", where),
     )
     return fields["text"], options
 
@@ -322,11 +336,15 @@ def _result(result: Result) -> dict[str, Any]:
 
 def _neighbor(found: Found) -> dict[str, Any]:
     if found.datapoint is not None:
-        return {"datapoint": _datapoint(found.datapoint, found.vectors), "distance": found.distance}
-    datapoint: dict[str, Any] = {"datapointId": found.datapoint_id}
-    if found.crowding_tag is not None:
-        datapoint["crowdingTag"] = {"crowdingAttribute": found.crowding_tag}
-    return {"datapoint": datapoint, "distance": found.distance}
+        datapoint = _datapoint(found.datapoint, found.vectors)
+    else:
+        datapoint = {"datapointId": found.datapoint_id}
+        if found.crowding_tag is not None:
+            datapoint["crowdingTag"] = {"crowdingAttribute": found.crowding_tag}
+    told = {"datapoint": datapoint, "distance": found.distance}
+    if found.sparse_distance is not None:
+        told["sparseDistance"] = found.sparse_distance
+    return told
 
 
 def _datapoint(datapoint: Datapoint, vectors: NDArray[np.float32] | None) -> dict[str, Any]:
@@ -349,10 +367,6 @@ def _datapoint(datapoint: Datapoint, vectors: NDArray[np.float32] | None) -> dic
 
 def _query(query: object, where: str) -> NeighborQuery:
     fields = _read(query, _QUERY, where)
-    if fields.get("rrf") is not None:
-        raise InvalidQuery(
-            f"[request] {where}.rrf is set; a space with a sparse side blends it by the weight it was built with; leave rrf out"
-        )
     leaves = _real(fields, "fraction_leaf_nodes_to_search_override", where)
     check_fraction(leaves or 0.0)
     inside = f"{where}.datapoint"
@@ -368,6 +382,8 @@ def _query(query: object, where: str) -> NeighborQuery:
         effort=_whole(fields, "approximate_neighbor_count", where, 0) or None,
         recall_target=_real(fields, "recall_target", where) or None,
         include_self=_flag(fields, "include_self"),
+        rrf_alpha=_alpha(fields, "rrf", where),
+        score_alpha=_alpha(fields, "weighted", where),
     )
     return NeighborQuery(
         datapoint_id,
@@ -375,6 +391,13 @@ def _query(query: object, where: str) -> NeighborQuery:
         _sparse(point.get("sparse_embedding"), inside),
         options,
     )
+
+
+def _alpha(fields: Mapping[str, Any], name: str, where: str) -> float | None:
+    """Return the alpha of a ranking, 0 where it is left out, as proto3 does; None without a ranking."""
+    if fields.get(name) is None:
+        return None
+    return _real(_read(fields[name], _ALPHA, f"{where}.{name}"), "alpha", f"{where}.{name}") or 0.0
 
 
 def _write(point: object, where: str) -> DatapointWrite:

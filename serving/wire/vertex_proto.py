@@ -43,6 +43,8 @@ def read_search(request: pb.SearchRequest) -> Options:
         crowding_cap=request.crowding_cap,
         exact=request.exact,
         recall_target=request.recall_target or None,
+        rrf_alpha=request.rrf_alpha if request.HasField("rrf_alpha") else None,
+        score_alpha=request.score_alpha if request.HasField("score_alpha") else None,
     )
 
 
@@ -111,10 +113,6 @@ def version_message(version: VersionInfo) -> pb.Version:
 
 
 def _query(query: pb.FindNeighborsRequest.Query, where: str) -> NeighborQuery:
-    if query.HasField("rrf"):
-        raise InvalidQuery(
-            f"[request] {where}.rrf is set; a space with a sparse side blends it by the weight it was built with; leave rrf out"
-        )
     check_fraction(query.fraction_leaf_nodes_to_search_override)
     point = query.datapoint
     inside = f"{where}.datapoint"
@@ -129,6 +127,8 @@ def _query(query: pb.FindNeighborsRequest.Query, where: str) -> NeighborQuery:
         effort=query.approximate_neighbor_count or None,
         recall_target=query.recall_target or None,
         include_self=query.include_self,
+        rrf_alpha=query.rrf.alpha if query.HasField("rrf") else None,
+        score_alpha=query.weighted.alpha if query.HasField("weighted") else None,
     )
     return NeighborQuery(point.datapoint_id, vector, sparse, options)
 
@@ -228,6 +228,8 @@ def _fill_result(message: pb.FindNeighborsResponse.NearestNeighbors, result: Res
     for found in result.neighbors:
         neighbor = message.neighbors.add()
         neighbor.distance = found.distance
+        if found.sparse_distance is not None:
+            neighbor.sparse_distance = found.sparse_distance
         if found.datapoint is not None:
             _fill_datapoint(neighbor.datapoint, found.datapoint, found.vectors)
             continue

@@ -114,12 +114,13 @@ def test_search_by_item(channel: grpc.Channel) -> None:
     [
         (request(), "INVALID_ARGUMENT", "no queries"),
         (request(by_id("no")), "NOT_FOUND", "no datapoint 'no'"),
-        (request(by_id("")), "INVALID_ARGUMENT", "neither feature_vector nor datapoint_id"),
+        (request(by_id("")), "INVALID_ARGUMENT", "no feature_vector, sparse_embedding or datapoint_id"),
         (request(by_id("item-0042", neighbor_count=-3)), "INVALID_ARGUMENT", "neighbor_count is -3"),
         (request(by_id("item-0042", neighbor_count=1001)), "RESOURCE_EXHAUSTED", "at most 1,000"),
         (request(by_id("item-0042", space="x")), "INVALID_ARGUMENT", "no space 'x'"),
         (request(*[by_id("item-0042")] * 101), "RESOURCE_EXHAUSTED", "101 queries"),
-        (request(by_id("item-0042", rrf={"alpha": 0})), "INVALID_ARGUMENT", "rrf is set"),
+        (request(by_id("item-0042", rrf={"alpha": 0})), "INVALID_ARGUMENT", "asks the dense side alone"),
+        (request(by_id("item-0042", rrf={"alpha": 1.5})), "INVALID_ARGUMENT", "alpha is 1.5"),
     ],
 )
 def test_refusals(channel: grpc.Channel, asked: pb.FindNeighborsRequest, code: str, message: str) -> None:

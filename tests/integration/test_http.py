@@ -226,7 +226,7 @@ KNOWN = {"datapointId": "item-0042"}
         ("POST /v1/findNeighbors", b"{", BAD, "not JSON"),
         ("POST /v1/findNeighbors", {"queries": []}, BAD, "no queries"),
         ("POST /v1/findNeighbors", {"querys": []}, BAD, "did you mean 'queries'"),
-        ("POST /v1/findNeighbors", one({}), BAD, "neither feature_vector nor"),
+        ("POST /v1/findNeighbors", one({}), BAD, "no feature_vector, sparse_embedding"),
         ("POST /v1/findNeighbors", one({"featureVector": [1]}), BAD, "has 1 numbers"),
         ("POST /v1/findNeighbors", one({"datapointId": "no"}), GONE, "no datapoint 'no'"),
         ("POST /v1/findNeighbors", one(KNOWN, space="x"), BAD, "has no space 'x'"),

@@ -11,8 +11,8 @@ import pytest
 from matching.errors import InvalidQuery
 from serving.wire import likewise_pb2 as pb
 from serving.wire.generate import generate
-from serving.wire.vertex_json import parse_find_neighbors
-from serving.wire.vertex_proto import read_find_neighbors
+from serving.wire.vertex_json import parse_find_neighbors, parse_search
+from serving.wire.vertex_proto import read_find_neighbors, read_search
 
 WIRE = Path(pb.__file__).parent
 
@@ -134,9 +134,39 @@ def test_both_transports_read_one_request_alike() -> None:
 
 
 @pytest.mark.parametrize(
+    ("ranking", "rrf_alpha", "score_alpha"),
+    [
+        ({}, None, None),
+        ({"rrf": {"alpha": 0}}, 0.0, None),
+        ({"rrf": {}}, 0.0, None),
+        ({"rrf": {"alpha": 0.5}}, 0.5, None),
+        ({"weighted": {"alpha": 1}}, None, 1.0),
+    ],
+)
+def test_a_ranking_reads_alike(
+    ranking: dict[str, dict[str, float]], rrf_alpha: float | None, score_alpha: float | None
+) -> None:
+    (from_json,), _, _ = parse_find_neighbors({"queries": [{"datapoint": {"datapointId": "a"}, **ranking}]})
+    message = pb.FindNeighborsRequest.Query(datapoint={"datapoint_id": "a"}, **ranking)  # type: ignore[arg-type]
+    (from_proto,) = read_find_neighbors(pb.FindNeighborsRequest(queries=[message]))
+    for options in (from_json.options, from_proto.options):
+        assert (options.rrf_alpha, options.score_alpha) == (rrf_alpha, score_alpha)
+
+
+def test_an_alpha_of_0_is_one_in_a_search() -> None:
+    for body, message in (
+        ({"rrfAlpha": 0}, pb.SearchRequest(text="a", rrf_alpha=0)),
+        ({"scoreAlpha": 0}, pb.SearchRequest(text="a", score_alpha=0)),
+        ({}, pb.SearchRequest(text="a")),
+    ):
+        assert parse_search({"text": "a", **body})[1] == read_search(message)
+    assert read_search(pb.SearchRequest(rrf_alpha=0)).rrf_alpha == 0.0
+    assert read_search(pb.SearchRequest()).rrf_alpha is None
+
+
+@pytest.mark.parametrize(
     ("query", "message"),
     [
-        ({"rrf": {"alpha": 0}}, "rrf is set"),
         ({"datapoint": {"feature_vector": [float("nan")]}}, r"feature_vector\[0\] is nan"),
         ({"datapoint": {"numeric_restricts": [{"namespace": "p", "value_int": 1}]}}, "op is 0; expected one of LESS"),
         ({"datapoint": {"numeric_restricts": [{"namespace": "p", "value_int": 1, "op": 77}]}}, "op is 77"),
