@@ -14,6 +14,7 @@ LikewiseError
 ├── Unauthenticated     (PermissionError) nobody knows who asks: no credential, or one that is not valid
 ├── Forbidden           (PermissionError) it is known who asks, and they may not
 ├── RateLimited         (RuntimeError)  one caller asks too often
+├── Overloaded          (RuntimeError)  more requests wait than can be answered in time
 ├── MissingExtra        (ImportError)   an optional package is not installed
 ├── Unavailable         (RuntimeError)  not ready, or shutting down
 └── DeadlineExceeded    (TimeoutError)  the caller's time ran out
@@ -84,6 +85,18 @@ class RateLimited(LikewiseError, RuntimeError):
 
     Attributes:
         retry_after_s: when the next request will be let through.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(LikewiseError, RuntimeError):
+    """More requests wait than can be answered in time.
+
+    Attributes:
+        retry_after_s: when there may be room again.
     """
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:

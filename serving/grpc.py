@@ -17,9 +17,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from matching.errors import InvalidQuery, LikewiseError, LimitExceeded, RateLimited, Unavailable
+from matching.errors import DeadlineExceeded, InvalidQuery, LikewiseError, LimitExceeded, RateLimited, Unavailable
+from serving.admission import Admission
 from serving.auth import Access, Credentials, Gate, Principal
 from serving.error_codes import code_of, public_message
+from serving.grpc_admission import AdmittingHandler, grpc_options
 from serving.metrics import Metrics
 from serving.query import Detail
 from serving.recommender import Recommender
@@ -52,23 +54,25 @@ _asking: contextvars.ContextVar[Principal | None] = contextvars.ContextVar("aski
 class GrpcApi:
     """The gRPC server of one service. Belongs to one event loop."""
 
-    def __init__(self, recommender: Recommender, *, gate: Gate, metrics: Metrics, settings: ServingSettings) -> None:
+    def __init__(
+        self,
+        recommender: Recommender,
+        *,
+        gate: Gate,
+        metrics: Metrics,
+        settings: ServingSettings,
+        admission: Admission | None = None,
+    ) -> None:
         self._recommender = recommender
         self._metrics = metrics
+        self._admission = admission or Admission(settings)
         self._request_deadline_s = settings.request_deadline_s
         self._is_stopping = False
         self._max_bytes = settings.max_json_bytes
         self._max_search_bytes = settings.max_image_bytes + 64 * 1024  # a picture and what surrounds it
         limit = max(self._max_bytes, self._max_search_bytes)
         self._server = grpc.aio.server(
-            options=(
-                ("grpc.max_receive_message_length", limit),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_concurrent_streams", 100),
-                ("grpc.so_reuseport", 0),
-                ("grpc.server_handshake_timeout_ms", int(settings.receive_deadline_s * 1e3)),
-                ("grpc.http2.max_ping_strikes", 2),
-            ),
+            options=grpc_options(settings, max_message_bytes=limit),
             maximum_concurrent_rpcs=settings.max_connections,
             interceptors=[_Doorkeeper(gate, metrics)] if gate.is_on else [],
         )
@@ -166,7 +170,8 @@ class GrpcApi:
             )
             for method, (kind, work) in methods.items()
         }
-        handler = grpc.method_handlers_generic_handler(f"{pb.DESCRIPTOR.package}.{name}", handlers)
+        named = {f"/{pb.DESCRIPTOR.package}.{name}/{method}": handler for method, handler in handlers.items()}
+        handler = AdmittingHandler(named, admission=self._admission, metrics=self._metrics)
         self._server.add_generic_rpc_handlers((handler,))
 
     def _behavior(self, method: str, kind: type[Any], work: Work) -> Callable[[bytes, Context], Awaitable[Message]]:
@@ -184,6 +189,8 @@ class GrpcApi:
             try:
                 if self._is_stopping:
                     raise Unavailable("[serve] the service is shutting down; ask another replica")
+                if deadline <= began:
+                    raise DeadlineExceeded("[request] the time ran out before the call's turn came; allow more time")
                 response = await work(_parsed(kind, content, max_bytes), record, deadline)
                 code = "OK"
                 return response

@@ -13,7 +13,8 @@ from typing import Any
 
 import orjson
 
-from matching.errors import LikewiseError, RateLimited, Unauthenticated
+from matching.errors import DeadlineExceeded, LikewiseError, Overloaded, RateLimited, Unauthenticated
+from serving.admission import timeout_of
 from serving.auth import Access, Credentials, Gate, Principal
 from serving.error_codes import code_of, public_message
 from serving.metrics import Metrics
@@ -37,6 +38,7 @@ _STATUS_NAMES = {
     408: "DEADLINE_EXCEEDED",
     411: "INVALID_ARGUMENT",
     413: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
 }
 _DRAINED_BYTES = 64 * 1024  # a body of a refused request that is cheaper to read than a connection is to open again
 _HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
@@ -89,7 +91,8 @@ class Intake:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         given = headers.get(b"x-request-id")
         record = RequestRecord(request_id_from(None if given is None else given.decode("latin-1")), "http")
-        scope[RECORD], scope[DEADLINE] = record, began + self._settings.request_deadline_s
+        scope[RECORD] = record
+        deadline = scope.setdefault(DEADLINE, began + self._settings.request_deadline_s)
         status = 0
         access = self._access_of(scope["method"], scope["path"]) if self._gate.is_on else "open"
         principal: Principal | None = None
@@ -110,13 +113,14 @@ class Intake:
             if access != "open":
                 principal = self._gate.admit(_credentials(headers), access)
                 self._gate.spend(principal)
+            _check_time(scope, headers)
             body = await self._body(scope, headers, receive)
             is_read = True
             post = self._posts.get(scope["path"]) if scope["method"] == "POST" else None
             if post is None:
                 await self._app(scope, _replayed(body, receive), sending)
             else:
-                await _respond(sending, 200, await post(body, record, scope[DEADLINE]))
+                await _respond(sending, 200, await post(body, record, deadline))
         except _Refused as refused:
             # The rest of the body is not worth reading: the connection ends with the answer.
             body = error_body(refused.http, _STATUS_NAMES[refused.http], refused.message, record.request_id)
@@ -157,12 +161,16 @@ class Intake:
 
 async def _received(receive: Receive, limit: int) -> bytes:
     message = await receive()
+    if message["type"] == "http.disconnect":
+        raise _gone()
     first: bytes = message.get("body", b"")
     if not message.get("more_body", False) and len(first) <= limit:
         return first
     parts, n_bytes = [first], len(first)
     while message.get("more_body", False) and n_bytes <= limit:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _gone()
         parts.append(message.get("body", b""))
         n_bytes += len(parts[-1])
     if n_bytes > limit:
@@ -232,6 +240,25 @@ def _credentials(headers: Mapping[bytes, bytes]) -> Credentials:
     )
 
 
+def _check_time(scope: Scope, headers: Mapping[bytes, bytes]) -> None:
+    """Check how long the caller waits, and that it has not done so already.
+
+    Raises:
+        InvalidInput: it says so in a way that nobody can read.
+        DeadlineExceeded: a body would be read in vain.
+    """
+    for name in (b"grpc-timeout", b"x-server-timeout"):
+        if (given := headers.get(name)) is not None:
+            text = given.decode("latin-1")
+            timeout_of(*((text, None) if name == b"grpc-timeout" else (None, text)))
+    if scope["method"] == "POST" and time.monotonic() >= scope[DEADLINE]:
+        raise DeadlineExceeded("[request] the time ran out before the request's turn came; allow more time")
+
+
+def _gone() -> _Refused:
+    return _Refused(499, "[request] the caller hung up before all of the body was there; send it again")
+
+
 def _n_bytes(headers: Mapping[bytes, bytes]) -> float:
     """Return how long a body is announced to be, infinity where it is not."""
     length = headers.get(b"content-length", b"0")
@@ -240,7 +267,7 @@ def _n_bytes(headers: Mapping[bytes, bytes]) -> float:
 
 def _advice(error: BaseException, scope: Scope, headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
     """Return the headers that tell a caller what would help."""
-    if isinstance(error, RateLimited):
+    if isinstance(error, (RateLimited, Overloaded)):
         return [(b"retry-after", str(math.ceil(error.retry_after_s)).encode())]
     if isinstance(error, Unauthenticated):
         schemes = [(b"www-authenticate", b'Bearer realm="likewise"')]

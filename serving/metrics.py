@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from serving.admission import Admission
+
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_REASONS = {  # of answers that are refusals; HTTP status or gRPC code
+    "401": "unauthenticated",
+    "403": "forbidden",
+    "408": "slow_client",
+    "413": "limit",
+    "429": "rate_limit",
+    "503": "unavailable",
+    "504": "deadline",
+    "UNAUTHENTICATED": "unauthenticated",
+    "PERMISSION_DENIED": "forbidden",
+    "RESOURCE_EXHAUSTED": "limit",
+    "UNAVAILABLE": "unavailable",
+    "DEADLINE_EXCEEDED": "deadline",
+}
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -15,6 +32,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
+        self._watched: list[Callable[[], None]] = []
         ProcessCollector(registry=registry)
         self._requests = Counter(
             "likewise_requests", "Requests answered", ["transport", "endpoint", "code"], registry=registry
@@ -24,6 +42,12 @@ class Metrics:
             "Time from a request's first byte to its answer's last",
             ["transport", "endpoint"],
             buckets=_SECONDS,
+            registry=registry,
+        )
+        self._refused = Counter(
+            "likewise_refused_requests",
+            "Requests, connections and calls that were refused, by why",
+            ["transport", "reason"],
             registry=registry,
         )
         self._queries = Counter(
@@ -48,6 +72,16 @@ class Metrics:
         self._encoder_waiting = Gauge(
             "likewise_encoder_waiting_contents", "Contents that wait to be encoded", registry=registry
         )
+        self._in_flight = Gauge("likewise_in_flight_requests", "Requests and calls under way", registry=registry)
+        self._waiting = Gauge(
+            "likewise_waiting_requests", "Requests that are there and not answered yet", ["lane"], registry=registry
+        )
+        self._wait_seconds = Gauge(
+            "likewise_wait_seconds",
+            "How long a new request would wait, as the service estimates",
+            ["lane"],
+            registry=registry,
+        )
         self._is_ready = Gauge("likewise_ready", "1 while the service takes requests", registry=registry)
         self._datapoints = Gauge("likewise_index_datapoints", "Datapoints of the served version", registry=registry)
         self._created = Gauge(
@@ -58,15 +92,23 @@ class Metrics:
             lambda transport, endpoint, code: (
                 self._requests.labels(transport, endpoint, code),
                 self._request_seconds.labels(transport, endpoint),
+                self._refused.labels(transport, _REASONS[code]) if code in _REASONS else None,
             )
         )
+        self._of_refusal = functools.cache(self._refused.labels)
         self._of_plan = functools.cache(lambda plan: (self._queries.labels(plan), self._search_seconds.labels(plan)))
 
     def requested(self, transport: str, endpoint: str, code: str, seconds: float) -> None:
         """Count an answered request."""
-        counter, histogram = self._of_request(transport, endpoint, code)
+        counter, histogram, refused = self._of_request(transport, endpoint, code)
         counter.inc()
         histogram.observe(seconds)
+        if refused is not None:
+            refused.inc()
+
+    def refused(self, transport: str, reason: str) -> None:
+        """Count what was refused before it was a request: at the head, at the door, or for want of a reader."""
+        self._of_refusal(transport, reason).inc()
 
     def searched(self, plan: str, n_queries: int, seconds: float) -> None:
         """Count a search call."""
@@ -88,8 +130,21 @@ class Metrics:
         self._datapoints.set(n_datapoints)
         self._created.set(created_timestamp_s)
 
+    def watch(self, update: Callable[[], None]) -> None:
+        """Call something before each exposition: it sets what can be read at any time and need not be counted."""
+        self._watched.append(update)
+
+    def loaded(self, admission: Admission) -> None:
+        """Set what is under way."""
+        self._in_flight.set(admission.n_in_flight)
+        for lane, (n_waiting, wait_s) in admission.waits().items():
+            self._waiting.labels(lane).set(n_waiting)
+            self._wait_seconds.labels(lane).set(wait_s)
+
     def exposition(self, *, is_ready: bool, n_waiting: int) -> bytes:
         """Return everything in Prometheus's text format."""
+        for update in self._watched:
+            update()
         self._is_ready.set(is_ready)
         self._encoder_waiting.set(n_waiting)
         return generate_latest(self._registry)

@@ -56,6 +56,7 @@ from serving.settings import ServingSettings
 T = TypeVar("T")
 Asked = Literal["text", "image", "id"]
 _SIGNS = 16  # a scan by signs in the graph index is at least so many times as fast as one of float32
+_TELLING, _READING = 1_000, 100_000  # multiply-adds in the time that one neighbor takes, by id and with its datapoint
 _MAX_FACET_TOKENS = 200
 _WRITERS = 8  # writes that share one sync of the disk
 _RESTRICTS: frozenset[FieldName] = frozenset({"restricts", "numeric_restricts"})
@@ -235,6 +236,8 @@ class Recommender:
             raise LimitExceeded(
                 f"[search] {len(queries)} queries in one request; at most {self._settings.max_queries}; split the request"
             )
+        most = self._settings.max_neighbors if detail == "id" else self._settings.max_full_neighbors
+        check_total(sum(max(query.options.k, 0) for query in queries), most)
         spaces = tuple(self._checked_space(snapshot.version, query) for query in queries)
         return await self._answer(snapshot, queries, spaces, detail, deadline)
 
@@ -455,6 +458,7 @@ class Recommender:
             return self._search(snapshot, queries, spaces, detail)
 
         cost = sum(_multiply_adds(snapshot.version, query, space) for query, space in zip(queries, spaces, strict=True))
+        cost += (_TELLING if detail == "id" else _READING) * sum(query.options.k for query in queries)
         if cost > self._settings.inline_multiply_adds:
             return await self._in_thread(search, deadline)
         _check_time(deadline)
@@ -541,6 +545,16 @@ def check_k(k: int, limit: int) -> None:
         raise InvalidQuery(f"[search] neighbor_count is {k}; expected 1 or more; ask for some")
     if k > limit:
         raise LimitExceeded(f"[search] neighbor_count is {k:,}; at most {limit:,}; ask for fewer")
+
+
+def check_total(n: int, limit: int) -> None:
+    """Check how many neighbors all queries of a request ask for.
+
+    Raises:
+        LimitExceeded: more than the limit.
+    """
+    if n > limit:
+        raise LimitExceeded(f"[search] all queries ask for {n:,} neighbors; at most {limit:,}; split the request")
 
 
 def check_filter(wanted: Filter, max_restricts: int, max_tokens: int) -> None:

@@ -9,15 +9,16 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from matching.errors import Unavailable
 from matching.live import LiveIndex, WriteLog
 from matching.store import Store
 from matching.version import IndexVersion
+from serving.admission import Admission
 from serving.auth import Gate
 from serving.encoder_process import EncoderProcess
 from serving.health import Health
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _NOTICE_S = 0.2  # between "not ready" and closed doors
 _HEALTH_PERIOD_S = 0.5
-_BACKLOG = 1024
 # How long a thread that takes writes may keep a search waiting for the interpreter; Python's own is 5 ms.
 SWITCH_S = 2e-5
 
@@ -127,6 +127,7 @@ async def _serve(
 ) -> None:
     from serving.grpc import GrpcApi
     from serving.http import HttpApi
+    from serving.http_connection import http_server
 
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -141,8 +142,10 @@ async def _serve(
     recommender = Recommender(snapshot, settings=settings, observer=metrics, live=live, endpoint=name)
     health = Health(encoders, is_verified=True, live=live)
     dim = next(iter(version.spaces.values())).dim
+    admission = Admission(settings)
+    metrics.watch(lambda: metrics.loaded(admission))
     http = HttpApi(recommender, health=health, metrics=metrics, gate=gate, settings=settings, example_vector_dim=dim)
-    grpc_api = GrpcApi(recommender, gate=gate, metrics=metrics, settings=settings)
+    grpc_api = GrpcApi(recommender, gate=gate, metrics=metrics, settings=settings, admission=admission)
     try:
         grpc_port = grpc_api.bind(host, grpc_port, grpc_tls(tls))
     except RuntimeError:
@@ -150,7 +153,7 @@ async def _serve(
 
     encoders.start()
     await grpc_api.start()
-    server = _uvicorn(http.app(), settings, context)
+    server = http_server(http.app(), settings=settings, metrics=metrics, admission=admission, tls=context)
     running = asyncio.create_task(server.serve(sockets=[listener]), name="http")
     while not server.started and not running.done():
         await asyncio.sleep(0.005)
@@ -211,81 +214,3 @@ def _announce(http: str, grpc: str, version_id: str, *, as_json: bool) -> None:
     else:
         sys.stdout.write(f"HTTP {http}\ngRPC {grpc}\n")
     sys.stdout.flush()
-
-
-def _uvicorn(app: Any, settings: ServingSettings, context: ssl.SSLContext | None) -> Any:
-    """Return a uvicorn server that leaves signals to us and gives a handshake and a request's head a deadline."""
-    import uvicorn
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-    limit_s = settings.receive_deadline_s
-
-    class Protocol(HttpToolsProtocol):
-        """Closes a connection whose request head does not arrive in time; uvicorn itself waits for ever."""
-
-        _due: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._expect_head()
-
-        def on_message_begin(self) -> None:
-            super().on_message_begin()
-            if self._due is None:
-                self._expect_head()
-
-        def on_headers_complete(self) -> None:
-            self._forget_head()
-            super().on_headers_complete()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._forget_head()
-            super().connection_lost(exc)
-
-        def _expect_head(self) -> None:
-            self._due = self.loop.call_later(limit_s, self.transport.close)
-
-        def _forget_head(self) -> None:
-            if self._due is not None:
-                self._due.cancel()
-                self._due = None
-
-    class Server(uvicorn.Server):
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets=[])
-            self.started = False
-            assert sockets is not None
-            self.servers = [await _listening(self._new_protocol, listener, context, limit_s) for listener in sockets]
-            self.started = True
-
-        def _new_protocol(self) -> Protocol:
-            return Protocol(config, self.server_state, self.lifespan.state)
-
-    config = uvicorn.Config(
-        app,
-        http=Protocol,
-        ws="none",
-        loop="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        limit_concurrency=settings.max_connections,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
-    )
-    return Server(config)
-
-
-async def _listening(
-    protocol: Callable[[], Any], listener: socket.socket, tls: ssl.SSLContext | None, limit_s: float
-) -> Any:
-    """Return a server that waits no longer than `limit_s` for a handshake, or for the end of one; uvicorn's waits a minute."""
-    loop: Any = asyncio.get_running_loop()  # uvloop's, which knows more than asyncio of Python 3.10
-    limits = {} if tls is None else {"ssl_handshake_timeout": limit_s, "ssl_shutdown_timeout": limit_s}
-    return await loop.create_server(protocol, sock=listener, ssl=tls, backlog=_BACKLOG, **limits)

@@ -49,6 +49,10 @@ class ServingSettings(BaseModel):
 
     max_k: int = Field(default=1000, ge=1, description="neighbors a query may ask for")
     max_queries: int = Field(default=100, ge=1, description="queries in one find-neighbors request")
+    max_neighbors: int = Field(default=20_000, ge=1, description="neighbors that the queries of one request ask for")
+    max_full_neighbors: int = Field(
+        default=2_000, ge=1, description="neighbors of one request that come with their datapoints"
+    )
     max_ids: int = Field(default=1000, ge=1, description="datapoint ids in one read")
     write_log: Path | None = Field(
         default=None, description="folder of the write log; a service without one takes no writes"
@@ -64,7 +68,27 @@ class ServingSettings(BaseModel):
     )
     receive_deadline_s: float = Field(default=10.0, gt=0, description="a request must have arrived in full by then")
     request_deadline_s: float = Field(default=10.0, gt=0, description="a request is answered, or refused, by then")
+    send_deadline_s: float = Field(default=10.0, gt=0, description="a client must have taken what was sent by then")
     max_connections: int = Field(default=1000, ge=1, description="HTTP connections held at once")
+    max_header_bytes: int = Field(
+        default=32 * 1024, ge=1024, description="bytes of a request's address and headers, or of gRPC metadata"
+    )
+    max_in_flight: int = Field(default=512, ge=1, description="requests under way at once; more are refused")
+    max_in_flight_bytes: int = Field(
+        default=2**28, ge=1024, description="bodies of all requests under way, by what they announce; more are refused"
+    )
+    max_wait_s: float = Field(
+        default=0.5, gt=0, description="a request that would wait longer for its turn is refused at once"
+    )
+    grpc_streams: int = Field(default=100, ge=1, description="gRPC calls at once on one connection; more wait there")
+    grpc_connection_age_s: int = Field(
+        default=3600,
+        ge=1,
+        description="a gRPC connection is closed after that, so that callers spread over replicas again",
+    )
+    grpc_keepalive_s: int = Field(
+        default=60, ge=1, description="a silent gRPC connection is asked after that whether it lives"
+    )
     search_threads: int = Field(default=2, ge=1, description="threads for searches too long for the event loop")
     inline_multiply_adds: int = Field(
         default=2_000_000, ge=0, description="a search of at most this many multiply-adds runs on the event loop"

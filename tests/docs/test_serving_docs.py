@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from serving.admission import Admission
 from serving.error_codes import ERROR_CODES
 from serving.metrics import Metrics
+from serving.settings import ServingSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
 
@@ -18,6 +20,8 @@ def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
     metrics.requested("http", "search_text", "200", 0.1)
     metrics.searched("exact", 1, 0.1)
     metrics.encoded("text", 1, 0.1)
+    metrics.refused("http", "overload")
+    metrics.loaded(Admission(ServingSettings()))
     text = metrics.exposition(is_ready=True, n_waiting=0).decode()
     exposed = set(re.findall(r"(?m)^# TYPE (likewise_\w+) ", text)) - set(
         re.findall(r"(?m)^# TYPE (\w+_created) ", text)

@@ -39,6 +39,8 @@ HOMES = {
 READ_LATE = {
     "serving/http.py",
     "serving/grpc.py",
+    "serving/grpc_admission.py",
+    "serving/http_connection.py",
     "serving/jwt_verifier.py",
     "index_builder/sample/pictures.py",
 }  # themselves imported where they are used

@@ -1,0 +1,180 @@
+"""Whether a request that has just arrived will be answered in time; if not, it is refused while that is still cheap.
+
+Requests wait in lanes, one for each kind of work. What leaves a lane while others wait tells how fast it moves, and that, times
+those that wait, is how long a new one would have to. An empty lane takes everybody, so that a wrong guess mends itself.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from matching.errors import InvalidInput, Overloaded
+from serving.settings import ServingSettings
+
+Lane = Literal["open", "search", "content", "read", "write", "other"]
+_LANES: Final[dict[str, Lane]] = {  # by the last word of a path, the same in HTTP and gRPC
+    "findneighbors": "search",
+    "match": "search",
+    "batchmatch": "search",
+    "similar": "search",
+    "search": "content",
+    "image": "content",
+    "readindexdatapoints": "read",
+    "batchgetembeddings": "read",
+    "upsertdatapoints": "write",
+    "removedatapoints": "write",
+}
+_OPEN: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+_OPEN_SERVICE: Final = "/grpc.health.v1.Health/"
+_WEIGHT: Final = 1 / 16  # of the newest pace in its moving average
+_FIRST_PACE_S: Final = 1e-3  # before anything is known
+_LEAST_PACE_S: Final = 1e-6  # what is no more than that could not grow again
+_MOST_AT_ONCE: Final = 2.0  # times the pace that one request may seem to have taken
+_UNITS_S: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+
+
+def lane_of(path: str) -> Lane:
+    """Return the kind of work that a path asks for; health and metrics are never refused."""
+    if path in _OPEN or path.startswith(_OPEN_SERVICE):
+        return "open"
+    return _LANES.get(path.rpartition("/")[2].rpartition(":")[2].lower(), "other")
+
+
+def timeout_of(grpc_timeout: str | None, server_timeout: str | None) -> float:
+    """Return the seconds that a caller waits, infinity where it does not say.
+
+    Args:
+        grpc_timeout: `grpc-timeout`, up to 8 digits and a unit, as in `250m`.
+        server_timeout: `X-Server-Timeout`, seconds.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    if grpc_timeout is not None:
+        digits, unit = grpc_timeout[:-1], grpc_timeout[-1:]
+        if digits.isascii() and digits.isdigit() and len(digits) <= 8 and unit in _UNITS_S:
+            return int(digits) * _UNITS_S[unit]
+        raise InvalidInput(f"[request] grpc-timeout is {grpc_timeout[:50]!r}; expected digits and a unit, as in 250m")
+    if server_timeout is not None:
+        try:
+            seconds = float(server_timeout)
+        except ValueError:
+            seconds = math.nan
+        if seconds >= 0:
+            return seconds
+        raise InvalidInput(f"[request] x-server-timeout is {server_timeout[:50]!r}; expected seconds, as in 0.25")
+    return math.inf
+
+
+class Ticket:
+    """The place of one request; given back once, however the request ends."""
+
+    __slots__ = ("_admission", "_is_waiting", "_line", "n_bytes")
+
+    def __init__(self, admission: Admission, line: _Line, n_bytes: int) -> None:
+        self._admission: Admission | None = admission
+        self._line = line
+        self._is_waiting = False
+        self.n_bytes = n_bytes
+
+    def wait(self) -> None:
+        """Count the request among those that wait: all that it needs has arrived."""
+        if self._admission is not None and not self._is_waiting:
+            self._is_waiting = True
+            self._line.enter(self._admission.now())
+
+    def release(self) -> None:
+        """Give the place back; the second time does nothing."""
+        if (admission := self._admission) is None:
+            return
+        self._admission = None
+        if self._is_waiting:
+            self._line.leave(admission.now())
+        admission.left(self.n_bytes)
+
+
+@dataclass(slots=True)
+class _Line:
+    n_waiting: int = 0
+    pace_s: float = _FIRST_PACE_S  # between two that leave while others wait
+    since: float = 0.0  # the last left, or the first came
+
+    def enter(self, now: float) -> None:
+        if self.n_waiting == 0:
+            self.since = now
+        self.n_waiting += 1
+
+    def leave(self, now: float) -> None:
+        # One that waited for something else, as a write to come, must not pass for a slow lane.
+        took = min(now - self.since, _MOST_AT_ONCE * self.pace_s)
+        self.pace_s = max(self.pace_s + (took - self.pace_s) * _WEIGHT, _LEAST_PACE_S)
+        self.since = now
+        self.n_waiting -= 1
+
+
+class Admission:
+    """Lets requests in while they will be answered in time. Belongs to one event loop."""
+
+    def __init__(self, settings: ServingSettings, *, now: Callable[[], float] = time.monotonic) -> None:
+        """Begin with empty lanes.
+
+        Args:
+            settings: how many requests, how many bytes, and how long a wait.
+            now: seconds on a clock that only goes forward.
+        """
+        self.now = now
+        self._max_wait_s = settings.max_wait_s
+        self._max_in_flight = settings.max_in_flight
+        self._max_bytes = settings.max_in_flight_bytes
+        self._n_in_flight = 0
+        self._n_bytes = 0
+        self._lines: dict[Lane, _Line] = {lane: _Line() for lane in (*_LANES.values(), "open", "other")}
+
+    def admit(self, lane: Lane, *, left_s: float, n_bytes: int = 0) -> Ticket:
+        """Give a request a place; from `Ticket.wait` to `Ticket.release` it counts among those that wait.
+
+        Args:
+            lane: its kind of work.
+            left_s: seconds until its deadline.
+            n_bytes: what its body may take.
+
+        Raises:
+            Overloaded: it would have to wait longer than its deadline or the service's own patience allows, or too much is
+                under way.
+        """
+        line = self._lines[lane]
+        if lane != "open":
+            wait_s = line.n_waiting * line.pace_s
+            if wait_s > min(left_s, self._max_wait_s):
+                raise Overloaded(
+                    f"[serve] {line.n_waiting} requests of this kind wait, {wait_s:.2f} s of work; expected at most "
+                    f"{min(left_s, self._max_wait_s):.2f} s; ask again later, or another replica",
+                    retry_after_s=max(wait_s - self._max_wait_s / 2, 0.05),
+                )
+            if self._n_in_flight >= self._max_in_flight or self._n_bytes + n_bytes > self._max_bytes:
+                raise Overloaded(
+                    f"[serve] {self._n_in_flight} requests with {self._n_bytes:,} bytes are under way; at most "
+                    f"{self._max_in_flight} with {self._max_bytes:,}; ask again later, or another replica",
+                    retry_after_s=max(wait_s, 0.05),
+                )
+        self._n_in_flight += 1
+        self._n_bytes += n_bytes
+        return Ticket(self, line, n_bytes)
+
+    def left(self, n_bytes: int) -> None:
+        """Note that a request has gone; tickets say so."""
+        self._n_in_flight -= 1
+        self._n_bytes -= n_bytes
+
+    @property
+    def n_in_flight(self) -> int:
+        """Requests under way."""
+        return self._n_in_flight
+
+    def waits(self) -> dict[str, tuple[int, float]]:
+        """Return, by lane, how many wait and how many seconds of work they are."""
+        return {lane: (line.n_waiting, line.n_waiting * line.pace_s) for lane, line in self._lines.items()}

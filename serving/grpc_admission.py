@@ -1,0 +1,90 @@
+"""gRPC connections and calls: how many, how large, how long, and which are refused at the head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
+
+import grpc
+
+from matching.errors import Overloaded
+from serving.admission import Admission, Ticket, lane_of
+from serving.error_codes import public_message
+from serving.metrics import Metrics
+from serving.settings import ServingSettings
+
+_GRACE_MS: Final = 30_000
+_KEEPALIVE_TIMEOUT_MS: Final = 20_000
+_HARD: Final = 2  # from so many times the limit on, all metadata are refused; below, larger ones ever more often
+
+
+def grpc_options(settings: ServingSettings, *, max_message_bytes: int) -> tuple[tuple[str, int], ...]:
+    """Return what the server keeps to: sizes, streams, how long connections live, and how often clients may ping."""
+    return (
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_metadata_size", settings.max_header_bytes),
+        ("grpc.absolute_max_metadata_size", _HARD * settings.max_header_bytes),
+        ("grpc.max_concurrent_streams", settings.grpc_streams),
+        ("grpc.max_connection_age_ms", settings.grpc_connection_age_s * 1000),
+        ("grpc.max_connection_age_grace_ms", _GRACE_MS),
+        ("grpc.keepalive_time_ms", settings.grpc_keepalive_s * 1000),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_ping_strikes", 2),
+        ("grpc.server_handshake_timeout_ms", int(settings.receive_deadline_s * 1e3)),
+        ("grpc.so_reuseport", 0),
+    )
+
+
+class AdmittingHandler(grpc.GenericRpcHandler):
+    """The methods of a service, each call with a place. Belongs to one event loop.
+
+    A call without one is refused when only its head is there.
+    """
+
+    def __init__(self, methods: Mapping[str, Any], *, admission: Admission, metrics: Metrics) -> None:
+        """Hold the handlers of full method names, `/package.Service/Method`."""
+        self._methods = {name: (handler, lane_of(name)) for name, handler in methods.items()}
+        self._admission = admission
+        self._metrics = metrics
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """Return what answers a call; None where the method is not known here."""
+        found = self._methods.get(handler_call_details.method)
+        if found is None:
+            return None
+        handler, lane = found
+        try:
+            ticket = self._admission.admit(lane, left_s=math.inf)
+        except Overloaded as error:
+            self._metrics.refused("grpc", "overload")
+            return _refusal(error)
+        ticket.wait()
+        return _Admitted(handler, ticket)
+
+
+class _Admitted:
+    """A method for one call. grpcio holds it until the call is over, however it ends, and not a moment longer."""
+
+    __slots__ = ("_ticket", "response_serializer", "unary_unary")
+    request_streaming = response_streaming = False
+    request_deserializer = unary_stream = stream_unary = stream_stream = None
+
+    def __init__(self, handler: Any, ticket: Ticket) -> None:
+        self._ticket = ticket
+        self.unary_unary = handler.unary_unary
+        self.response_serializer = handler.response_serializer
+
+    def __del__(self) -> None:
+        self._ticket.release()
+
+
+def _refusal(error: Overloaded) -> Any:
+    trailing = (("retry-after-ms", str(math.ceil(error.retry_after_s * 1e3))),)
+
+    async def refuse(_: AsyncIterator[bytes], context: Any) -> None:
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, public_message(error), trailing)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)

@@ -1,0 +1,262 @@
+"""HTTP connections: how long a client may take to send and to read, and which requests are refused at the head."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from matching.errors import InvalidInput, Overloaded
+from serving.admission import Admission, Ticket, lane_of, timeout_of
+from serving.intake import DEADLINE, App, Receive, Scope, Send, error_body
+from serving.metrics import Metrics
+from serving.settings import ServingSettings
+
+_TICKET: Final = "likewise.ticket"
+_BACKLOG: Final = 1024
+_DRAINED_BYTES: Final = (
+    64 * 1024
+)  # a body of a refused request that is cheaper to read than a connection is to open again
+_REASONS: Final = {429: b"Too Many Requests", 431: b"Request Header Fields Too Large"}
+
+
+def http_server(
+    app: App, *, settings: ServingSettings, metrics: Metrics, admission: Admission, tls: ssl.SSLContext | None
+) -> uvicorn.Server:
+    """Return a uvicorn server that leaves signals to us and whose connections keep the limits of the settings."""
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets=[])
+            self.started = False
+            assert sockets is not None
+            limit_s = settings.receive_deadline_s
+            self.servers = [await _listening(self._new_connection, listener, tls, limit_s) for listener in sockets]
+            self.started = True
+
+        def _new_connection(self) -> Connection:
+            return Connection(config, self, settings, metrics, admission)
+
+    config = uvicorn.Config(
+        _Ending(app),
+        http=HttpToolsProtocol,
+        ws="none",
+        loop="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+    )
+    return Server(config)
+
+
+class _Ending:
+    """Gives the place of a request back when its application has ended."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            scope[_TICKET].release()
+
+
+class Connection(HttpToolsProtocol):
+    """One connection of a client.
+
+    A head, a body, and the reading of an answer each have a deadline; uvicorn itself waits for ever. A request that would not be
+    answered in time is refused as soon as its head is there, without an application, a task or a look at its body.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server: uvicorn.Server,
+        settings: ServingSettings,
+        metrics: Metrics,
+        admission: Admission,
+    ) -> None:
+        super().__init__(config, server.server_state, server.lifespan.state)
+        self._settings = settings
+        self._metrics = metrics
+        self._admission = admission
+        self._arriving: asyncio.TimerHandle | None = None
+        self._leaving: asyncio.TimerHandle | None = None
+        self._n_head_bytes = 0
+        self._ticket: Ticket | None = None
+        self._is_refused = False  # the request whose bytes are arriving
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for a head."""
+        super().connection_made(transport)
+        if self.scheme == "http":  # whatever the client does not take at once has a deadline; TLS ends have their own
+            transport.set_write_buffer_limits(high=0)
+        self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give back what was held."""
+        self._arrived()
+        self.resume_writing()
+        if self._ticket is not None and (self.cycle is None or self.cycle.scope.get(_TICKET) is not self._ticket):
+            self._ticket.release()
+        for cycle, _ in self.pipeline:
+            cycle.scope[_TICKET].release()  # type: ignore[typeddict-item]
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read what came, unless the connection is ending."""
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._n_head_bytes = 0
+        self._is_refused = False
+        if self._arriving is None:
+            self._expect()
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the address."""
+        super().on_url(url)
+        self._measure(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header."""
+        if not self._is_refused:
+            super().on_header(name, value)
+            self._measure(len(name) + len(value) + 4)
+
+    def on_headers_complete(self) -> None:
+        """Let the request in, or refuse it."""
+        self._arrived()
+        if self._is_refused:
+            return
+        headers = dict(self.headers)
+        n_bytes = _announced(headers, self._settings.max_json_bytes)
+        try:
+            self._ticket = self._admitted(headers, n_bytes)
+        except Overloaded as overloaded:
+            self._metrics.refused("http", "overload")
+            wait = b"retry-after: %d\r\n" % math.ceil(overloaded.retry_after_s)
+            self._refuse(429, "RESOURCE_EXHAUSTED", str(overloaded), wait, close=n_bytes > _DRAINED_BYTES)
+            return
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        if not self._is_refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Note that the request is there."""
+        if not self._is_refused:
+            assert self._ticket is not None
+            self._ticket.wait()
+            super().on_message_complete()
+        elif not self.transport.is_closing():
+            self._arrived()
+            self._unset_keepalive_if_required()
+            later = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+            self.timeout_keep_alive_task = later
+
+    def pause_writing(self) -> None:
+        """Begin to wait for the client to read."""
+        super().pause_writing()
+        if self._leaving is None:
+            self._leaving = self.loop.call_later(self._settings.send_deadline_s, self._abandon)
+
+    def resume_writing(self) -> None:
+        """Note that the client has read."""
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
+        super().resume_writing()
+
+    def _admitted(self, headers: dict[bytes, bytes], n_bytes: int) -> Ticket:
+        scope: Any = self.scope
+        try:
+            left_s = timeout_of(_text(headers.get(b"grpc-timeout")), _text(headers.get(b"x-server-timeout")))
+        except InvalidInput:
+            left_s = math.inf  # the intake says what is wrong with it
+        left_s = min(left_s, self._settings.request_deadline_s)
+        scope[DEADLINE] = self._admission.now() + left_s
+        if len(self.connections) > self._settings.max_connections:
+            raise Overloaded(
+                f"[serve] {len(self.connections)} connections are open; at most {self._settings.max_connections}; close some"
+            )
+        lane = lane_of(self.url.partition(b"?")[0].decode("latin-1"))
+        is_first = self.cycle is None or self.cycle.response_complete
+        # Answers come in the order of requests: one that was sent behind another is let in, and waits for it.
+        ticket = self._admission.admit(lane if is_first else "open", left_s=left_s, n_bytes=n_bytes)
+        scope[_TICKET] = ticket
+        return ticket
+
+    def _measure(self, n_bytes: int) -> None:
+        self._n_head_bytes += n_bytes
+        if self._n_head_bytes > self._settings.max_header_bytes and not self._is_refused:
+            self._metrics.refused("http", "limit")
+            told = f"[request] address and headers have more than {self._settings.max_header_bytes:,} bytes; send fewer"
+            self._refuse(431, "RESOURCE_EXHAUSTED", told, close=True)
+
+    def _refuse(self, http: int, status: str, message: str, more: bytes = b"", *, close: bool) -> None:
+        self._is_refused = True
+        body = error_body(http, status, message, "")
+        ending = b"connection: close\r\n" if close or not self.parser.should_keep_alive() else b""
+        head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%s%s\r\n"
+        self.transport.write(head % (http, _REASONS[http], len(body), more, ending) + body)
+        if ending:
+            self.transport.close()
+        else:
+            self._expect()  # the rest of its body
+
+    def _expect(self) -> None:
+        self._arrived()
+        self._arriving = self.loop.call_later(self._settings.receive_deadline_s, self._abandon)
+
+    def _arrived(self) -> None:
+        if self._arriving is not None:
+            self._arriving.cancel()
+            self._arriving = None
+
+    def _abandon(self) -> None:
+        self._metrics.refused("http", "slow_client")
+        self.transport.abort()
+
+
+def _announced(headers: dict[bytes, bytes], most: int) -> int:
+    """Return how many bytes a body may take, as its head tells."""
+    if b"transfer-encoding" in headers:
+        return most
+    length = headers.get(b"content-length", b"0")
+    return min(int(length), most) if length.isdigit() and len(length) < 20 else 0
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")
+
+
+async def _listening(
+    protocol: Callable[[], Any], listener: socket.socket, tls: ssl.SSLContext | None, limit_s: float
+) -> Any:
+    """Return a server that waits no longer than `limit_s` for a handshake, or for the end of one; uvicorn's waits a minute."""
+    loop: Any = asyncio.get_running_loop()  # uvloop's, which knows more than asyncio of Python 3.10
+    limits = {} if tls is None else {"ssl_handshake_timeout": limit_s, "ssl_shutdown_timeout": limit_s}
+    return await loop.create_server(protocol, sock=listener, ssl=tls, backlog=_BACKLOG, **limits)
