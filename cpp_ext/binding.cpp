@@ -417,4 +417,5 @@ NB_MODULE(_native, m) {
         nb::sig("def crc32c(data: typing_extensions.Buffer, block_bytes: int) -> numpy.typing.NDArray[numpy.uint32]"));
   bind_diversity(m);
   bind_graph(m);
+  bind_space(m);
 }

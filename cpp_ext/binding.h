@@ -229,6 +229,7 @@ class View {
   View& operator=(const View&) = delete;
 
   bool is_valid() const { return is_valid_; }
+  int n_dims() const { return view_.ndim; }
   size_t length(int axis) const { return static_cast<size_t>(view_.shape[axis]); }
   T* data() const { return static_cast<T*>(view_.buf); }
 
@@ -237,6 +238,7 @@ class View {
     const char* format = view_.format == nullptr ? "" : view_.format;
     if (format[0] == '\0' || format[1] != '\0') return false;
     if constexpr (std::is_same_v<T, float>) return format[0] == 'f';
+    if constexpr (std::is_same_v<T, int32_t>) return format[0] == 'i';
     if constexpr (std::is_same_v<T, int64_t>) return format[0] == 'l' || format[0] == 'q';
     if constexpr (std::is_same_v<T, uint64_t>) return format[0] == 'L' || format[0] == 'Q';
     return false;
@@ -250,5 +252,6 @@ class View {
 // One a binding file.
 void bind_diversity(nb::module_& m);
 void bind_graph(nb::module_& m);
+void bind_space(nb::module_& m);
 
 }  // namespace likewise

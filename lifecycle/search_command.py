@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -187,7 +186,7 @@ def _show(version: IndexVersion, result: SearchResult, space: str, took_ms: floa
                 "effort": result.effort,
                 "n_matching": result.n_matching,
                 "took_ms": round(took_ms, 3),
-                "neighbors": [{**asdict(n), "metadata": dict(d.metadata)} for n, d in zip(neighbors, found)],
+                "neighbors": [{**n._asdict(), "metadata": dict(d.metadata)} for n, d in zip(neighbors, found)],
             }
         )
         return

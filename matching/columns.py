@@ -40,7 +40,8 @@ class AnyColumns(Protocol):
     @property
     def tags(self) -> NDArray[np.int32]: ...
     def datapoint_id(self, row: int) -> str: ...
-    def crowding_tag(self, row: int) -> str | None: ...
+    def datapoint_ids(self, rows: Sequence[int]) -> list[str]: ...
+    def crowding_tags(self, rows: Sequence[int]) -> list[str | None]: ...
     def find(self, datapoint_id: str) -> int: ...
     def datapoint(self, row: int) -> Datapoint: ...
     def facets(self, namespace: str) -> dict[str, int]: ...
@@ -116,6 +117,7 @@ class Columns:
         self._records = StringColumn.unpack(arrays, "records")
         self._tag_names = StringColumn.unpack(arrays, "tag_names")
         self.tags = arrays["tags"].view(np.int32)
+        self._tag_codes = self.tags.data  # a single element is read faster than from an array
         self._allow: dict[str, _Tokens] = {}
         self._deny: dict[str, _Tokens] = {}
         for side, table in (("allow", self._allow), ("deny", self._deny)):
@@ -150,10 +152,14 @@ class Columns:
         """Return the id of a row."""
         return self._ids[row].decode()
 
-    def crowding_tag(self, row: int) -> str | None:
-        """Return the crowding tag of a row."""
-        tag = int(self.tags[row])
-        return None if tag < 0 else self._tag_names[tag].decode()
+    def datapoint_ids(self, rows: Sequence[int]) -> list[str]:
+        """Return the ids of rows."""
+        return self._ids.texts(rows)
+
+    def crowding_tags(self, rows: Sequence[int]) -> list[str | None]:
+        """Return the crowding tags of rows."""
+        codes = self._tag_codes
+        return [None if codes[row] < 0 else self._tag_names[codes[row]].decode() for row in rows]
 
     @cached_property
     def tag_codes(self) -> dict[str, int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,8 +80,7 @@ class SparseRows:
         return len(self.offsets) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbor:
+class Neighbor(NamedTuple):
     """One result; a smaller distance is nearer. Distances are -dot (ip), 1 - cos (cosine), squared L2 (l2).
 
     `sparse_distance` is the negated inner product of the sparse sides, where a search looked at them apart.

@@ -480,6 +480,11 @@ class GraphIndex:
             _forget_pages(arrays["centre"])
         return cls(opened, seed=seed, build_beam=build_beam, occlusion=occlusion)
 
+    @property
+    def native(self) -> NativeGraph:
+        """The index itself, for a native space that searches it."""
+        return self._native
+
     def calibrate(self) -> Costs:
         """Measure `costs` on this machine, in some tens of milliseconds; searches plan by them from then on."""
         return Costs(*self._native.measure_costs())

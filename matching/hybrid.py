@@ -169,12 +169,7 @@ class _Ask:
         columns = self.version.columns
         distances = np.zeros(len(rows), np.float32) if query is None else self.space.distances(query, rows)
         distances[np.isinf(distances)] = 0
-        return tuple(
-            Neighbor(
-                columns.datapoint_id(row),
-                distance,
-                columns.crowding_tag(row),
-                None if scores is None else -float(scores[row]) + 0.0,
-            )
-            for row, distance in zip(rows.tolist(), distances.tolist())
-        )
+        known = rows.tolist()
+        sparse = [None] * len(known) if scores is None else (-scores[rows] + 0.0).tolist()
+        ids, tags = columns.datapoint_ids(known), columns.crowding_tags(known)
+        return tuple(map(Neighbor, ids, distances.tolist(), tags, sparse))

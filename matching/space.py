@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cpp_ext
+from cpp_ext.native_space import NativeSpace, native_space
 from matching.datapoint import Metric, SparseRows
 from matching.encoder_spec import EncoderSpec
 from matching.faiss_index import FaissIndex
@@ -27,6 +28,9 @@ Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 PlanKind = Literal["exact", "graph", "ivf"]
 _REFINE = 10  # IVF-PQ ranks that many times k candidates again: 8-bit codes alone order the first ten badly
 _WIDEN = 4
+_INT64 = np.dtype(np.int64)
+_FLOAT32 = np.dtype(np.float32)
+_MAX_PLANS = 256
 _SPARE = 4  # the graph index ranks by 16 bits: what it takes for the k-th may be a little farther than the next
 
 
@@ -68,7 +72,7 @@ class Shard:
         return bitmap[self.first_row // 64 : -(-(self.first_row + self.n_rows) // 64)]
 
     def selected(self, matching: Bitmap) -> Bitmap:
-        """Return the bitmap over vector positions that an index reads."""
+        """Return the bitmap over vector positions that a FAISS index reads."""
         words = np.ascontiguousarray(self.words(matching))
         if self.offsets is None:
             return words
@@ -76,21 +80,15 @@ class Shard:
         of_vectors = np.packbits(np.repeat(bits, np.diff(self.offsets)), bitorder="little")
         return np.pad(of_vectors, (0, -len(of_vectors) % 8)).view(np.uint64)
 
-    def _has_all(self, matching: Bitmap) -> bool:
-        words = np.ascontiguousarray(self.words(matching))
-        return not self.grows and cpp_ext.count(words, self.n_rows) == self.n_rows
-
     def candidates(
         self, queries: NDArray[np.float32], n: int, effort: int, matching: Bitmap | None
     ) -> NDArray[np.int64]:
-        """Return the vector positions that the index finds, best first, -1 where there are fewer."""
-        selected = None if matching is None or self._has_all(matching) else self.selected(matching)
-        n = min(n, max(len(self.vectors), 1))
-        if isinstance(self.index, GraphIndex):
-            n_known = len(self.vectors) if self.grows else None
-            return self.index.search(queries, n, effort=effort, mask=selected, n_rows=n_known)[0]
-        assert self.index is not None
-        return self.index.search(queries, n, effort=effort, selected=selected)
+        """Return the vector positions that the FAISS index finds, best first, -1 where there are fewer."""
+        assert isinstance(self.index, FaissIndex)
+        words = None if matching is None else np.ascontiguousarray(self.words(matching))
+        is_all = words is None or cpp_ext.count(words, self.n_rows) == self.n_rows
+        selected = None if is_all or matching is None else self.selected(matching)
+        return self.index.search(queries, min(n, max(len(self.vectors), 1)), effort=effort, selected=selected)
 
 
 class SparseSide(Protocol):
@@ -150,6 +148,7 @@ class Space:
         self.encoder = encoder
         self.sparse = sparse
         self._present = present
+        self._plans: dict[tuple[int, bool, int | None, float | None], Plan] = {}  # where nothing is filtered
         self.n_datapoints = entry.n_datapoints if present is None else cpp_ext.count(present, n_rows)
 
     @property
@@ -249,6 +248,17 @@ class Space:
         effort decides where nothing is filtered; under a filter it can only raise the table's. Within its effort the
         graph index chooses between its links and a scan of its codes by itself.
         """
+        if n_matching < self.n_datapoints:
+            return self._plan(k, n_matching, exact, effort, recall_target)
+        asked = k, exact, effort, recall_target
+        plan = self._plans.get(asked)
+        if plan is None:
+            plan = self._plan(k, n_matching, exact, effort, recall_target)
+            if len(self._plans) < _MAX_PLANS:
+                self._plans[asked] = plan
+        return plan
+
+    def _plan(self, k: int, n_matching: int, exact: bool, effort: int | None, recall_target: float | None) -> Plan:
         name = self.entry.plan.name
         if exact or name == "flat":
             return Plan("exact")
@@ -298,6 +308,21 @@ class Space:
             alpha = np.float32(self.entry.alpha)
             scores = self.sparse.scores(sparse, self.n_rows)
             ask = _Ask(queries * alpha, k, matching, scores * (alpha - 1), tags, tag_cap)
+        if self._native is not None and (plan.kind == "exact" or not self._has_faiss):
+            return self._native.search(
+                ask.queries,
+                k,
+                plan.effort or 0,
+                0 if plan.effort is None else self._n_candidates(plan, ask),
+                matching,
+                n_matching,
+                ask.bias,
+                tags if tag_cap else None,
+                tag_cap,
+                np.empty,
+                _INT64,
+                _FLOAT32,
+            )
         if plan.kind == "exact":
             rows, distances = self._scan(ask)
             n_scanned = n_matching * len(queries)
@@ -392,6 +417,29 @@ class Space:
         rows = np.stack([np.where(r < 0, -1, r + s.first_row) for (r, _), s in zip(found, self.shards)])
         distances = np.stack([d for _, d in found])
         return cpp_ext.merge(rows, distances, ask.k, tags=ask.tags if ask.tag_cap else None, tag_cap=ask.tag_cap)
+
+    @property
+    def _has_faiss(self) -> bool:
+        return self.plan_name in ("hnsw", "ivfpq")
+
+    @cached_property
+    def _native(self) -> NativeSpace | None:
+        """The space in one object that one call searches, None where there is no native module."""
+        make = native_space()
+        if make is None:
+            return None
+        shards = [
+            (
+                s.first_row,
+                s.n_rows,
+                s.vectors,
+                s.offsets,
+                s.index.native if isinstance(s.index, GraphIndex) else None,
+                s.grows,
+            )
+            for s in self.shards
+        ]
+        return make(shards, dim=self.dim, n_rows=self.n_rows, metric=self.metric, best_of=self.entry.best_of)
 
     @property
     def _kernel_metric(self) -> Metric:

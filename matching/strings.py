@@ -52,6 +52,11 @@ class StringColumn:
     def __getitem__(self, index: int) -> bytes:
         return bytes(self._text[self._ends[index] : self._ends[index + 1]])
 
+    def texts(self, indices: Iterable[int]) -> list[str]:
+        """Return some of the strings as text."""
+        ends, text = self._ends, self._text
+        return [str(text[ends[index] : ends[index + 1]], "utf-8") for index in indices]
+
     def find(self, value: bytes) -> int:
         """Return the position of `value` in a column sorted by bytes, or -1."""
         low, high = 0, len(self)

@@ -160,7 +160,7 @@ class IndexVersion:
             matching=matching,
             n_matching=n_matching,
             sparse=sparse,
-            tags=self.columns.tags,
+            tags=self.columns.tags if crowding_cap else None,
             tag_cap=crowding_cap,
         )
         return self._result(rows, distances, plan, n_matching, n_scanned)
@@ -277,16 +277,13 @@ class IndexVersion:
     def _result(
         self, rows: NDArray[np.int64], distances: NDArray[np.float32], plan: Plan, n_matching: int, n_scanned: int
     ) -> SearchResult:
-        columns = self.columns
-        neighbors = tuple(
-            tuple(
-                Neighbor(columns.datapoint_id(row), distance, columns.crowding_tag(row))
-                for row, distance in zip(of_query.tolist(), at.tolist())
-                if row >= 0
-            )
-            for of_query, at in zip(rows, distances)
-        )
+        neighbors = tuple(self._neighbors(of_query, at) for of_query, at in zip(rows.tolist(), distances.tolist()))
         return SearchResult(neighbors, plan.kind, plan.effort, n_matching, n_scanned, self.version_id)
+
+    def _neighbors(self, rows: list[int], distances: list[float]) -> tuple[Neighbor, ...]:
+        if rows[-1] < 0:
+            rows = [row for row in rows if row >= 0]
+        return tuple(map(Neighbor, self.columns.datapoint_ids(rows), distances, self.columns.crowding_tags(rows)))
 
 
 def _containers(manifest: Manifest) -> set[str]:
@@ -363,8 +360,8 @@ def check_queries(vectors: NDArray[np.float32], space: Space) -> NDArray[np.floa
         raise InvalidQuery(
             f"[search] queries of shape {list(queries.shape)} for space {space.name!r}; expected [q, {space.dim}] with q >= 1"
         )
-    norms = np.sqrt(np.einsum("qd,qd->q", queries, queries))  # not finite where a value is not
-    if not norms.max() <= MAX_MAGNITUDE:
+    norms = np.sqrt(np.vecdot(queries, queries))  # not finite where a value is not
+    if not (norms <= MAX_MAGNITUDE).all():
         raise InvalidQuery(
             f"[search] a query holds a value that is not finite, or has a norm above {MAX_MAGNITUDE:g}; send finite numbers"
         )

@@ -7,6 +7,7 @@ follow from the next multiple of 64 on, and a changed datapoint keeps its row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import cast
 
@@ -185,10 +186,19 @@ class LiveColumns:
             return self._base.datapoint_id(row)
         return self._records._added_ids[row - self._records.first_row]
 
-    def crowding_tag(self, row: int) -> str | None:
-        """Return the crowding tag of a live row."""
-        datapoint = self._written(row)
-        return self._base.crowding_tag(row) if datapoint is None else datapoint.crowding_tag
+    def datapoint_ids(self, rows: Sequence[int]) -> list[str]:
+        """Return the ids of rows."""
+        return [self.datapoint_id(row) for row in rows]
+
+    def crowding_tags(self, rows: Sequence[int]) -> list[str | None]:
+        """Return the crowding tags of live rows."""
+        of_base = [row if row < len(self._base) else 0 for row in rows]
+        tags: list[str | None] = self._base.crowding_tags(of_base) if len(self._base) else [None] * len(rows)
+        for at, row in enumerate(rows):
+            datapoint = self._written(row)
+            if datapoint is not None:
+                tags[at] = datapoint.crowding_tag
+        return tags
 
     def find(self, datapoint_id: str) -> int:
         """Return the row of an id, or -1."""

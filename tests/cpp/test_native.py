@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SOURCES = Path(__file__).parents[2] / "cpp_ext"
-N_CHECKS = {"test_kernels": 100_000, "test_diversity": 50_000, "test_graph kernels": 5_000}
+N_CHECKS = {"test_kernels": 100_000, "test_diversity": 50_000, "test_graph kernels": 5_000, "test_space": 10_000}
 """Checks that a program with its arguments makes at least."""
 
 
