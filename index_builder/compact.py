@@ -23,7 +23,7 @@ from matching.columns import Columns
 from matching.datapoint import Datapoint, SparseRows
 from matching.errors import InvalidCatalog, InvalidInput
 from matching.files import reserve
-from matching.live import Change, Delete, Upsert, Write, WriteLog, check_reach, kept_vectors, unpack_write
+from matching.live import Change, Delete, Log, Types, Upsert, Write, check_reach, kept_vectors, unpack_write
 from matching.live.live_index import changed
 from matching.space import Shard, Space, SparseIndex
 from matching.store import Store
@@ -55,7 +55,7 @@ class _Last:
 def compact(
     store: Store,
     base_id: str,
-    log: WriteLog,
+    log: Log,
     *,
     settings: BuildSettings,
     progress: Progress,
@@ -118,9 +118,7 @@ def compact(
 class _Compaction:
     """The steps that come before indexing."""
 
-    def __init__(
-        self, base: IndexVersion, log: WriteLog, first: int, last: int, draft: Draft, progress: Progress
-    ) -> None:
+    def __init__(self, base: IndexVersion, log: Log, first: int, last: int, draft: Draft, progress: Progress) -> None:
         assert isinstance(base.columns, Columns)
         self._base, self._columns, self._draft, self._progress = base, base.columns, draft, progress
         self._log, self._first, self._last = log, first, last
@@ -195,18 +193,18 @@ class _Compaction:
             if not has_enough(settings.plan, space.vectors.n_vectors):
                 space.plan = "flat"
 
-    def _writes(self) -> Iterator[tuple[int, Write]]:
+    def _writes(self) -> Iterator[tuple[int, Write | Types]]:
         for record in self._log.read(self._first):
             yield record.sequence, unpack_write(record.payload)
             if record.sequence == self._last:
                 return
 
-    def _take(self, sequence: int, write: Write) -> None:
+    def _take(self, sequence: int, write: Write | Types) -> None:
         if isinstance(write, Upsert):
             self.written[write.datapoint.datapoint_id] = _Last(sequence)
         elif isinstance(write, Delete):
             self.written[write.datapoint_id] = _Last(_GONE)
-        else:
+        elif isinstance(write, Change):
             self._change(write)
 
     def _change(self, change: Change) -> None:

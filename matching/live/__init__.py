@@ -1,10 +1,10 @@
 """What changes while an index version serves: writes, the log that keeps them, and the index that takes them in."""
 
 from matching.live.live_index import LiveIndex, LiveVersion, check_reach, kept_vectors
+from matching.live.log import Appended, Log, Record
 from matching.live.recovery import salvage
-from matching.live.segment import Record
-from matching.live.write import Change, Delete, Upsert, Write, pack_write, unpack_write
-from matching.live.write_log import Appended, WriteLog
+from matching.live.write import Change, Delete, Types, Upsert, Write, pack_write, unpack_write
+from matching.live.write_log import WriteLog
 
 __all__ = [
     "Appended",
@@ -12,7 +12,9 @@ __all__ = [
     "Delete",
     "LiveIndex",
     "LiveVersion",
+    "Log",
     "Record",
+    "Types",
     "Upsert",
     "Write",
     "WriteLog",

@@ -1,6 +1,6 @@
 """An index version that takes writes: what the log acknowledges is searched with the base from a moment later on.
 
-    write -> checked -> write log, synced -> acknowledged
+    write -> checked -> log, kept -> acknowledged
                             |
              one thread applies them in sequence -> records, delta of each space -> next snapshot
 
@@ -28,8 +28,8 @@ from matching.errors import DeadlineExceeded, InvalidInput, NotFound, Unavailabl
 from matching.graph_index import GraphIndex
 from matching.live.columns import LiveColumns, Records
 from matching.live.growing import Growing
-from matching.live.write import Change, Delete, Upsert, Write, pack_write, unpack_write
-from matching.live.write_log import Appended, WriteLog
+from matching.live.log import Appended, Log
+from matching.live.write import Change, Delete, Types, Upsert, Write, pack_write, unpack_write
 from matching.space import Shard, Space, SparseSide
 from matching.version import MAX_MAGNITUDE, MIN_NORM, IndexVersion
 
@@ -51,7 +51,7 @@ class LiveVersion(IndexVersion):
 class LiveIndex:
     """A base version, the writes of its log, and the snapshot of both. Thread-safe."""
 
-    def __init__(self, base: IndexVersion, log: WriteLog, *, sequence: int | None = None, threads: int = 1) -> None:
+    def __init__(self, base: IndexVersion, log: Log, *, sequence: int | None = None, threads: int = 1) -> None:
         """Apply what the log holds, then follow it.
 
         Args:
@@ -77,7 +77,6 @@ class LiveIndex:
         self._deltas = {
             name: _Delta(space, len(base.columns), self._records.first_row) for name, space in base.spaces.items()
         }
-        self._checking = threading.Lock()  # numeric types are agreed on in one order
         self._published = threading.Condition()
         self._sequence = sequence
         self._failure: str | None = None
@@ -85,7 +84,6 @@ class LiveIndex:
         while log.last_sequence > self._sequence:
             self._apply_some()
         self._snapshot = self._view()
-        self._types: dict[str, NumericType] = dict(self._records.types)  # with those of writes on their way
         self._applying = threading.Thread(target=self._follow, name="live-index", daemon=True)
         self._applying.start()
 
@@ -125,13 +123,19 @@ class LiveIndex:
         """
         if self._failure is not None:
             raise Unavailable(f"[write] {self._failure}; reads go on, mend it and start again")
-        with self._checking:
-            added: set[str] = set()
-            types = dict(self._types)
-            for write in writes:
-                self._check(write, types, added)
-            self._types = types
-        return self._log.append([pack_write(write) for write in writes], request_id=request_id)
+        self._check_all(writes, self._records.types)
+        payloads = [pack_write(write) for write in writes]
+        new = {
+            number.namespace: number.type
+            for write in writes
+            if not isinstance(write, Delete)
+            for number in write.datapoint.numeric_restricts
+            if number.namespace not in self._records.types
+        }
+        if new:
+            self._agree(new)
+            self._check_all(writes, self._records.types)
+        return self._log.append(payloads, request_id=request_id)
 
     def wait(self, sequence: int, *, deadline: float) -> LiveVersion:
         """Return a snapshot that has a write in it.
@@ -163,6 +167,17 @@ class LiveIndex:
             self._is_closed = True
             self._published.notify_all()
         self._applying.join()
+
+    def _agree(self, types: Mapping[str, NumericType]) -> None:
+        """Return when new numeric namespaces have a type for good, these or those that another writer was first with."""
+        kept = self._log.append([pack_write(Types(types))])
+        self.wait(kept.last_sequence, deadline=time.monotonic() + _CATCH_UP_S)
+
+    def _check_all(self, writes: Sequence[Write], types: Mapping[str, NumericType]) -> None:
+        added: set[str] = set()
+        agreed = dict(types)
+        for write in writes:
+            self._check(write, agreed, added)
 
     def _check(self, write: Write, types: dict[str, NumericType], added: set[str]) -> None:
         datapoint_id = write.datapoint_id if isinstance(write, Delete) else write.datapoint.datapoint_id
@@ -199,7 +214,8 @@ class LiveIndex:
         if self._snapshot.columns.find(datapoint_id) >= 0:
             return True
         # What was acknowledged may not be applied yet.
-        newest = self.wait(self._log.last_sequence, deadline=time.monotonic() + _CATCH_UP_S)
+        deadline = time.monotonic() + _CATCH_UP_S
+        newest = self.wait(self._log.newest(timeout_s=_CATCH_UP_S), deadline=deadline)
         return newest.columns.find(datapoint_id) >= 0
 
     def _check_vectors(self, write: Upsert) -> None:
@@ -225,9 +241,7 @@ class LiveIndex:
     def _follow(self) -> None:
         try:
             while not self._is_closed:
-                if self._log.wait(self._sequence + 1, timeout_s=_PATIENCE_S):
-                    self._apply_some()
-                    self._publish()
+                self._follow_on()
         except Exception as error:  # the top of the thread: whatever it is, waiting for it to go on is in vain
             if self._is_closed:
                 return
@@ -235,6 +249,16 @@ class LiveIndex:
             with self._published:
                 self._failure = f"writes are no longer applied: {error}"
                 self._published.notify_all()
+
+    def _follow_on(self) -> None:
+        try:
+            if self._log.wait(self._sequence + 1, timeout_s=_PATIENCE_S):
+                self._apply_some()
+                self._publish()
+        except Unavailable:
+            if self._log.is_over:
+                raise
+            time.sleep(_PATIENCE_S)  # the log is lost, and may come back
 
     def _apply_some(self) -> None:
         """Apply up to a batch of what the log holds."""
@@ -244,19 +268,39 @@ class LiveIndex:
         for delta in self._deltas.values():
             delta.link(self._threads)
 
-    def _apply(self, write: Write) -> None:
+    def _apply(self, write: Write | Types) -> None:
         records = self._records
-        if isinstance(write, Delete):
+        if isinstance(write, Types):
+            for namespace, kind in write.types.items():
+                records.types.setdefault(namespace, kind)
+        elif isinstance(write, Delete):
             if records.row(write.datapoint_id) >= 0:
                 records.remove(write.datapoint_id)
         elif isinstance(write, Change):
             before = records.datapoint(write.datapoint.datapoint_id)
             if before is not None:  # it may have been deleted since the change was taken
-                records.change(changed(before, write))
+                records.change(self._fitting(changed(before, write)))
         else:
-            row = records.add(write.datapoint) - records.first_row
+            row = records.add(self._fitting(write.datapoint)) - records.first_row
             for name, delta in self._deltas.items():
                 delta.add(row, write.vectors.get(name), write.sparse.get(name))
+
+    def _fitting(self, datapoint: Datapoint) -> Datapoint:
+        """Leave out numbers of another type than their namespace: only who serves a version of other types writes those."""
+        types = self._records.types
+        numbers = datapoint.numeric_restricts
+        fitting = tuple(number for number in numbers if types.get(number.namespace, number.type) == number.type)
+        if len(fitting) == len(numbers):
+            return datapoint
+        for number in set(numbers) - set(fitting):
+            _logger.warning(
+                "[write] the %s %r of datapoint %r is left out; the namespace holds %s here",
+                number.type,
+                number.namespace,
+                datapoint.datapoint_id,
+                types[number.namespace],
+            )
+        return replace(datapoint, numeric_restricts=fitting)
 
     def _view(self) -> LiveVersion:
         columns = self._records.view()
@@ -270,7 +314,7 @@ class LiveIndex:
             self._published.notify_all()
 
 
-def check_reach(version_id: str, sequence: int, log: WriteLog) -> None:
+def check_reach(version_id: str, sequence: int, log: Log) -> None:
     """Check that a log goes on where a version ends.
 
     Args:

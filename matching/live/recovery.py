@@ -11,12 +11,12 @@ from pathlib import Path
 from matching.errors import CorruptArtifact, NotFound
 from matching.live import disk
 from matching.live.head import Head, read_head
+from matching.live.log import Record
 from matching.live.segment import (
     HEADER_BYTES,
     BadFrame,
     Body,
     Frame,
-    Record,
     Segment,
     SegmentReader,
     log_id_of,

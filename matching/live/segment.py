@@ -44,14 +44,6 @@ _CHUNK_BYTES = 1 << 18
 _SPACING_BYTES = 1 << 18  # between the remembered places of a segment: a read begins at most this far before its record
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One record of the log."""
-
-    sequence: int
-    payload: bytes
-
-
 def crc32c(data: bytes | memoryview) -> int:
     """Return the checksum of some bytes."""
     return int(cpp_ext.crc32c(data, len(data))[0]) if len(data) else 0
@@ -106,6 +98,19 @@ class Body:
 
     request_id: str
     payloads: list[bytes]
+
+
+def unpack_body(data: bytes, n_records: int) -> Body:
+    """Return what `pack_body` packed."""
+    n_id = int.from_bytes(data[:2], "little")
+    at = 2 + n_id + 4 * n_records
+    lengths = struct.unpack_from(f"<{n_records}I", data, 2 + n_id)
+    payloads = []
+    for length in lengths:
+        payloads.append(data[at : at + length])
+        at += length
+    assert at == len(data), (at, len(data))
+    return Body(data[2 : 2 + n_id].decode(), payloads)
 
 
 class BadFrame(Exception):  # not for callers: it becomes CorruptArtifact or a torn end
@@ -248,15 +253,7 @@ class SegmentReader:
         data = self._bytes(frame.offset + FRAME_BYTES, frame.body_bytes, frame.end)
         if len(data) != frame.body_bytes or crc32c(data) != frame.body_crc:
             raise BadFrame("a record does not match its checksum")
-        n_id = int.from_bytes(data[:2], "little")
-        at = 2 + n_id + 4 * frame.n_records
-        lengths = struct.unpack_from(f"<{frame.n_records}I", data, 2 + n_id)
-        payloads = []
-        for length in lengths:
-            payloads.append(data[at : at + length])
-            at += length
-        assert at == len(data), (at, len(data))
-        return Body(data[2 : 2 + n_id].decode(), payloads)
+        return unpack_body(data, frame.n_records)
 
     def piece(self, start: int, end: int) -> bytes:
         """Return the bytes between two offsets."""

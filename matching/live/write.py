@@ -1,7 +1,7 @@
-"""The writes that a log carries: a datapoint with its vectors, what to change of one, one to delete.
+"""The writes that a log carries: a datapoint with its vectors, what to change of one, one to delete, types to keep to.
 
-Layout, little-endian: version u8, kind u8 (`U` upsert, `C` change, `D` delete), JSON bytes u32, JSON, then the arrays of an
-upsert in the order in which the JSON names them, without padding.
+Layout, little-endian: version u8, kind u8 (`U` upsert, `C` change, `D` delete, `T` types), JSON bytes u32, JSON, then the arrays
+of an upsert in the order in which the JSON names them, without padding.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from matching.datapoint import Datapoint, NumericRestrict, Restrict, SparseRows
+from matching.datapoint import Datapoint, NumericRestrict, NumericType, Restrict, SparseRows
 from matching.errors import CorruptArtifact, InvalidInput
 
 VERSION = 1
@@ -62,13 +62,22 @@ class Delete:
 Write = Upsert | Change | Delete
 
 
-def pack_write(write: Write) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Types:
+    """What numbers the new numeric namespaces of the writes to come hold. Of several for one namespace the first holds."""
+
+    types: Mapping[str, NumericType]
+
+
+def pack_write(write: Write | Types) -> bytes:
     """Return the payload of a write; arrays and strings come back from it bit for bit.
 
     Raises:
         InvalidInput: metadata is no JSON object, a number is not finite, a string is no Unicode text, or an array is not
             float32[m, dim] or rows of int64 and float32.
     """
+    if isinstance(write, Types):
+        return _packed(b"T", {"types": dict(write.types)}, [])
     if isinstance(write, Delete):
         return _packed(b"D", {"id": write.datapoint_id}, [])
     if isinstance(write, Change):
@@ -99,7 +108,7 @@ def pack_write(write: Write) -> bytes:
     return _packed(b"U", {**_told(write.datapoint, _FIELDS), "arrays": shapes}, arrays)
 
 
-def unpack_write(payload: bytes) -> Write:
+def unpack_write(payload: bytes) -> Write | Types:
     """Return the write that a payload carries; its arrays are read-only views of the payload.
 
     Raises:
@@ -131,16 +140,16 @@ def _packed(kind: bytes, told: Mapping[str, object], arrays: Sequence[NDArray[An
     return b"".join((_HEAD.pack(VERSION, kind, len(text)), text, *raw))
 
 
-def _unpacked(kind: bytes, told: dict[str, Any], payload: bytes, at: int) -> Write:
-    if kind == b"D":
+def _unpacked(kind: bytes, told: dict[str, Any], payload: bytes, at: int) -> Write | Types:
+    if kind in b"DT":
         _check_end(payload, at)
-        return Delete(told["id"])
+        return Delete(told["id"]) if kind == b"D" else Types(told["types"])
     datapoint = _datapoint(told)
     if kind == b"C":
         _check_end(payload, at)
         return Change(datapoint, frozenset(name for name in _FIELDS if name in told))
     if kind != b"U":
-        raise ValueError(f"kind {kind!r} is none of U, C, D")
+        raise ValueError(f"kind {kind!r} is none of U, C, D, T")
     vectors: dict[str, NDArray[np.float32]] = {}
     sparse: dict[str, SparseRows] = {}
     for what, space, n, m in told["arrays"]:

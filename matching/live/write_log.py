@@ -31,6 +31,16 @@ from types import TracebackType
 from matching.errors import CorruptArtifact, InvalidInput, LimitExceeded, NotFound, Unavailable
 from matching.live import disk
 from matching.live.head import Head, read_head
+from matching.live.log import (
+    MAX_REQUEST_ID_BYTES,
+    Appended,
+    Reach,
+    Record,
+    check_append,
+    check_covered,
+    not_yet,
+    truncated,
+)
 from matching.live.recovery import (
     Recovered,
     recover,
@@ -46,7 +56,6 @@ from matching.live.segment import (
     MAX_BODY_BYTES,
     BadFrame,
     Frame,
-    Record,
     Segment,
     SegmentReader,
     new_log_id,
@@ -54,25 +63,9 @@ from matching.live.segment import (
 )
 
 LOCK = "lock"
-MAX_REQUEST_ID_BYTES = 255
 _MAX_GROUP_BYTES = 1 << 23  # what one sync may have to wait for, unless one append is larger
 _RESERVED_BYTES = 1 << 22
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Appended:
-    """Where the records of one append are.
-
-    Attributes:
-        first_sequence: of its first record.
-        last_sequence: of its last: the version token of the whole append.
-        is_repeat: its request id was known: these are the sequences of then, and nothing was appended now.
-    """
-
-    first_sequence: int
-    last_sequence: int
-    is_repeat: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -214,6 +207,20 @@ class WriteLog:
         """Why nothing is acknowledged any more, None while all is well."""
         return self._failure
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come: the log is closed, read-only or has failed."""
+        return self._is_closed or self._is_read_only or self._failure is not None
+
+    @property
+    def reach(self) -> Reach:
+        """How far the log reaches: what is on disk can be read at once."""
+        return Reach(self.last_sequence)
+
+    def newest(self, *, timeout_s: float) -> int:
+        """Return the sequence of the newest acknowledged record; only this object acknowledges any."""
+        return self.last_sequence
+
     def append(self, payloads: Sequence[bytes], *, request_id: str | None = None) -> Appended:
         """Append records, all or none of them, and return when they are on disk.
 
@@ -276,7 +283,7 @@ class WriteLog:
         with self._lock:
             self._check_open("read")
             if first_sequence > self.last_sequence + 1:
-                raise NotFound(f"[read] no record {first_sequence} yet; the newest is {self.last_sequence}")
+                raise not_yet(first_sequence, self.last_sequence)
             self._segment_of(first_sequence)
         return self._records(first_sequence)
 
@@ -324,10 +331,7 @@ class WriteLog:
                 if self._is_read_only:
                     raise Unavailable("[truncate] the log was opened read-only; open it without read_only to write")
                 self._check_failure("truncate")
-                if covered_sequence > self.last_sequence:
-                    raise InvalidInput(
-                        f"[truncate] sequence {covered_sequence} is not acknowledged; the newest is {self.last_sequence}"
-                    )
+                check_covered(covered_sequence, self.last_sequence)
                 n_dropped = sum(segment.last_sequence <= covered_sequence for segment in self._segments[:-1])
                 dropped = self._segments[:n_dropped]
                 head = self._head(self._segments[n_dropped].first_sequence)
@@ -530,13 +534,13 @@ class WriteLog:
                 self._segment_of(segment.first_sequence)
             head = read_head(self._folder)
             if head and head.first_sequence > segment.first_sequence:  # by the process that writes
-                raise _truncated(segment.first_sequence, head.first_sequence) from None
+                raise truncated(segment.first_sequence, head.first_sequence) from None
             raise segment.corrupt("read", 0, "the file is gone") from None
 
     def _segment_of(self, sequence: int) -> Segment:
         found = bisect_right(self._segments, sequence, key=lambda segment: segment.first_sequence) - 1
         if found < 0:
-            raise _truncated(sequence, self.first_sequence)
+            raise truncated(sequence, self.first_sequence)
         return self._segments[found]
 
     # opening
@@ -638,15 +642,7 @@ class WriteLog:
 
 def _checked(payloads: Sequence[bytes], request_id: str | None) -> _Waiting:
     """Return an append that may go to the disk."""
-    if (
-        isinstance(payloads, (bytes, str))
-        or not payloads
-        or not all(isinstance(payload, bytes) for payload in payloads)
-    ):
-        raise InvalidInput(f"[append] payloads is {type(payloads).__name__}; expected a list of bytes, at least one")
-    encoded = b"" if request_id is None else request_id.encode()
-    if request_id is not None and not 1 <= len(encoded) <= MAX_REQUEST_ID_BYTES:
-        raise InvalidInput(f"[append] request_id has {len(encoded)} bytes; expected 1 to {MAX_REQUEST_ID_BYTES}")
+    encoded = check_append(payloads, request_id)
     n_bytes = sum(map(len, payloads)) + 4 * len(payloads)
     if n_bytes > MAX_BODY_BYTES - MAX_REQUEST_ID_BYTES - 2:
         raise LimitExceeded(
@@ -666,12 +662,6 @@ def _read(segment: Segment, reader: SegmentReader, offset: int, end: int, sequen
 
 def _no_log(folder: Path) -> NotFound:
     return NotFound(f"[open] no write log in {folder.name}; open it for writing to make one")
-
-
-def _truncated(sequence: int, oldest: int) -> NotFound:
-    return NotFound(
-        f"[read] record {sequence} was truncated; the oldest is {oldest}: begin with a version that covers {oldest - 1}"
-    )
 
 
 def _told(error: BaseException) -> str:

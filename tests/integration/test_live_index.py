@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from matching.datapoint import Datapoint, Filter, NumericRestrict, Restrict, SparseRows
+from matching.datapoint import Datapoint, Filter, NumericRestrict, NumericType, Restrict, SparseRows
 from matching.errors import CorruptArtifact, DeadlineExceeded, InvalidInput, InvalidQuery, NotFound, Unavailable
-from matching.live import Change, Delete, LiveIndex, Upsert, WriteLog, pack_write
+from matching.live import Change, Delete, LiveIndex, Types, Upsert, WriteLog, pack_write
 from matching.version import IndexVersion
 from tests.versions import MakeVersion
 
@@ -162,7 +162,7 @@ def test_a_restart_finds_what_was_acknowledged(base: IndexVersion, tmp_path: Pat
         near = found(before, query)
     with WriteLog.open(tmp_path / "log") as log:
         index = LiveIndex(base, log)
-        assert index.snapshot.sequence == 702
+        assert index.snapshot.sequence == 703  # one more: what `size` holds
         as_float = Datapoint("x", numeric_restricts=(NumericRestrict("size", 7.5),))
         with pytest.raises(InvalidInput, match="which holds int64"):  # a type that the log, not the base, settled
             index.write([Upsert(as_float, {"vectors": vectors[:1]})])
@@ -228,6 +228,28 @@ def test_a_bad_write_is_refused_and_nothing_of_its_batch_is_taken(live: LiveInde
     assert says in str(refused.value)
     assert written(live, Delete("nobody")).n_datapoints == N
     assert live.snapshot.columns.find("good") == -1
+
+
+def test_a_new_namespace_gets_its_type_from_whoever_is_first_in_the_log(
+    base: IndexVersion, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def sized(name: str, value: float, kind: NumericType) -> Upsert:
+        return Upsert(Datapoint(name, numeric_restricts=(NumericRestrict("size", value, kind),)), {"vectors": GOOD})
+
+    with WriteLog.open(tmp_path / "log") as log:
+        index = LiveIndex(base, log)
+        log.append([pack_write(Types({"size": "int64"}))])  # of another process, not applied yet
+        with pytest.raises(InvalidInput, match="has float64 in the numeric namespace 'size', which holds int64"):
+            index.write([sized("x", 7.5, "float64")])
+        version = written(index, sized("y", 7, "int64"))
+        assert version.numeric_types()["size"] == "int64"
+        # What a process wrote that serves a version of other types: the number cannot be kept, the rest is.
+        log.append([pack_write(sized("z", 7.5, "float64"))])
+        version = index.wait(log.last_sequence, deadline=time.monotonic() + 30)
+        assert version.datapoints(["z"])[0].numeric_restricts == ()
+        assert version.numeric_range("size") == (7, 7)
+        assert "'size' of datapoint 'z' is left out" in caplog.text
+        index.close()
 
 
 def test_a_change_needs_somebody_to_change(live: LiveIndex) -> None:
