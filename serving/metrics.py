@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from matching.live import LiveIndex
+from matching.version import IndexVersion, SearchResult
 from serving.admission import Admission
+from serving.freshness import Freshness
+from serving.live_recall import LiveRecall
+from serving.query import NeighborQuery
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _REASONS = {  # of answers that are refusals; HTTP status or gRPC code
@@ -87,6 +95,51 @@ class Metrics:
         self._created = Gauge(
             "likewise_index_created_timestamp_seconds", "When the served version was built", registry=registry
         )
+        self._short = Counter(
+            "likewise_short_results", "Queries that got fewer neighbors than they asked for", ["why"], registry=registry
+        )
+        self._recall_queries = Counter(
+            "likewise_recall_queries", "Answered queries that were asked again, exactly", ["plan"], registry=registry
+        )
+        self._recall_wanted = Counter(
+            "likewise_recall_wanted_neighbors",
+            "Neighbors that those queries should have got",
+            ["plan"],
+            registry=registry,
+        )
+        self._recall_right = Counter(
+            "likewise_recall_right_neighbors", "Neighbors of them that they got", ["plan"], registry=registry
+        )
+        self._recall = Gauge(
+            "likewise_live_recall",
+            "Recall of the newest such queries, with its 95 % confidence interval",
+            ["plan", "bound"],
+            registry=registry,
+        )
+        self._visible_seconds = Histogram(
+            "likewise_write_visible_seconds",
+            "From the acknowledgement of a write to the first search that sees it, of a sample",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._unapplied = Gauge(
+            "likewise_unapplied_writes", "Writes on disk that no search sees yet", registry=registry
+        )
+        self._changes = Gauge(
+            "likewise_live_changes", "Writes since the base that the next version has to take in", registry=registry
+        )
+        self._write_failure = Gauge(
+            "likewise_writes_stopped", "1 while no writes are taken any more", registry=registry
+        )
+        self._log_bytes = Gauge("likewise_write_log_bytes", "What the write log takes on disk", registry=registry)
+        self._free_bytes = Gauge(
+            "likewise_disk_free_bytes",
+            "What is free on the disk of the write log or the store",
+            ["of"],
+            registry=registry,
+        )
+        self._freshness: Freshness | None = None
+        self._live_recall: LiveRecall | None = None
         # prometheus_client checks labels anew each time; they are few, so what it finds is kept.
         self._of_request = functools.cache(
             lambda transport, endpoint, code: (
@@ -115,6 +168,48 @@ class Metrics:
         counter, histogram = self._of_plan(plan)
         counter.inc(n_queries)
         histogram.observe(seconds)
+
+    def sample(self, live_recall: LiveRecall | None, freshness: Freshness) -> None:
+        """Hand searches and writes on to what looks closer at a sample of them."""
+        self._live_recall, self._freshness = live_recall, freshness
+
+    def found(self, version: IndexVersion, queries: Sequence[NeighborQuery], space: str, result: SearchResult) -> None:
+        """Count queries that got fewer neighbors than they asked for, and hand them on."""
+        for query, neighbors in zip(queries, result.neighbors, strict=True):
+            if len(neighbors) < query.options.k:
+                self._short.labels(_why_short(query, result.n_matching)).inc()
+        if self._live_recall is not None:
+            self._live_recall.found(version, queries, space, result)
+
+    def recalled(self, plan: str, n_right: int, n_wanted: int) -> None:
+        """Count a query that was asked again."""
+        self._recall_queries.labels(plan).inc()
+        self._recall_right.labels(plan).inc(n_right)
+        self._recall_wanted.labels(plan).inc(n_wanted)
+
+    def wrote(self, live: LiveIndex, sequence: int) -> None:
+        """Hand an acknowledged write on."""
+        if self._freshness is not None:
+            self._freshness.acknowledged(live, sequence)
+
+    def visible(self, seconds: float) -> None:
+        """Count a write that searches see now."""
+        self._visible_seconds.observe(seconds)
+
+    def lives(self, lives: Iterable[LiveIndex]) -> None:
+        """Set how far what takes writes has come."""
+        held = tuple(lives)
+        self._unapplied.set(sum(live.n_unapplied for live in held))
+        self._changes.set(sum(live.n_written for live in held))
+        self._write_failure.set(any(live.failure is not None for live in held))
+
+    def stores(self, folders: Mapping[str, Path | None]) -> None:
+        """Set what disks have left, by what lies on them: `log`, `store`."""
+        for of, folder in folders.items():
+            if folder is not None and folder.is_dir():
+                self._free_bytes.labels(of).set(shutil.disk_usage(folder).free)
+        log = folders.get("log")
+        self._log_bytes.set(0 if log is None else _bytes_on_disk(log))
 
     def encoded(self, space: str, n_contents: int, seconds: float) -> None:
         """Count a batch that the encoder process finished."""
@@ -145,6 +240,24 @@ class Metrics:
         """Return everything in Prometheus's text format."""
         for update in self._watched:
             update()
+        if self._live_recall is not None:
+            for plan, recall in self._live_recall.estimates().items():
+                for bound, value in (("estimate", recall.estimate), ("low", recall.low), ("high", recall.high)):
+                    self._recall.labels(plan, bound).set(value)
         self._is_ready.set(is_ready)
         self._encoder_waiting.set(n_waiting)
         return generate_latest(self._registry)
+
+
+def _why_short(query: NeighborQuery, n_matching: int) -> str:
+    if n_matching < query.options.k:
+        return "filter" if query.options.filter else "catalog"
+    return "crowding" if query.options.crowding_cap else "search"
+
+
+def _bytes_on_disk(folder: Path) -> int:
+    total = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # truncated meanwhile
+            total += file.stat().st_blocks * 512
+    return total

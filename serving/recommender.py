@@ -30,7 +30,7 @@ from matching.errors import (
 )
 from matching.live import Appended, Change, Delete, LiveIndex, LiveVersion, Upsert, Write
 from matching.live.write import FieldName
-from matching.version import IndexVersion
+from matching.version import IndexVersion, SearchResult
 from serving.encoder_process import EncoderProcess
 from serving.query import (
     ANY,
@@ -76,6 +76,12 @@ class SearchObserver(Protocol):
 
     def searched(self, plan: str, n_queries: int, seconds: float) -> None: ...
 
+    def found(
+        self, version: IndexVersion, queries: Sequence[NeighborQuery], space: str, result: SearchResult
+    ) -> None: ...
+
+    def wrote(self, live: LiveIndex, sequence: int) -> None: ...
+
 
 class Recommender:
     """Neighbours of a text, a picture, an item or a vector. Belongs to one event loop."""
@@ -118,6 +124,11 @@ class Recommender:
                 f"[route] endpoint {route.endpoint!r} is not served here; expected {self._endpoint!r}; ask for that"
             )
         return self.snapshot
+
+    @property
+    def lives(self) -> tuple[LiveIndex, ...]:
+        """What takes writes."""
+        return () if self._live is None else (self._live,)
 
     def close(self) -> None:
         """Wait for the searches and writes under way and refuse new ones."""
@@ -416,6 +427,8 @@ class Recommender:
             return live.write(writes, request_id=request_id)
 
         written = await self._in_thread(write, deadline, self._writers)
+        if self._observer is not None:
+            self._observer.wrote(live, written.last_sequence)
         return Written(live.snapshot.version_id, written.last_sequence, written.is_repeat)
 
     async def _at_least(self, route: Route, min_version: int, deadline: float) -> Snapshot:
@@ -499,6 +512,7 @@ class Recommender:
             found = search_alike(version, asked, space)
             if self._observer is not None:
                 self._observer.searched(found.plan, len(asked), time.perf_counter() - began)
+                self._observer.found(version, asked, space, found)
             for at, neighbors in zip(positions, found.neighbors, strict=True):
                 told = tuple(
                     Found(n.datapoint_id, n.distance, n.crowding_tag, sparse_distance=n.sparse_distance)

@@ -24,6 +24,7 @@ from serving.encoder_process import EncoderProcess
 from serving.health import Health
 from serving.listener import check_exposure, grpc_tls, http_tls
 from serving.metrics import Metrics
+from serving.observation import Observation
 from serving.recommender import Recommender, Snapshot
 from serving.request_log import log_to_stderr
 from serving.settings import AuthSettings, ServingSettings, TlsSettings
@@ -97,6 +98,7 @@ def serve(
                 name,
                 version,
                 live=live,
+                store=store.path,
                 settings=settings,
                 gate=gate,
                 context=context,
@@ -115,6 +117,7 @@ async def _serve(
     version: IndexVersion,
     *,
     live: LiveIndex | None,
+    store: Path,
     settings: ServingSettings,
     gate: Gate,
     context: ssl.SSLContext | None,
@@ -143,7 +146,7 @@ async def _serve(
     health = Health(encoders, is_verified=True, live=live)
     dim = next(iter(version.spaces.values())).dim
     admission = Admission(settings)
-    metrics.watch(lambda: metrics.loaded(admission))
+    observation = Observation(metrics, recommender, admission, settings=settings, store=store)
     http = HttpApi(recommender, health=health, metrics=metrics, gate=gate, settings=settings, example_vector_dim=dim)
     grpc_api = GrpcApi(recommender, gate=gate, metrics=metrics, settings=settings, admission=admission)
     try:
@@ -176,6 +179,7 @@ async def _serve(
         await asyncio.gather(running, grpc_api.stop(settings.drain_s))
         await encoders.stop()
         recommender.close()
+        observation.close()
         _log.info("stopped")
     if encoders.refused.is_set():
         raise Unavailable(encoders.refusal)

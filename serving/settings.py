@@ -97,6 +97,12 @@ class ServingSettings(BaseModel):
     encoder_queue: int = Field(default=64, ge=1, description="contents that wait to be encoded; more are refused")
     encoder_batch: int = Field(default=16, ge=1, description="contents encoded together")
     encoder_stuck_s: float = Field(default=30.0, gt=0, description="an encoder silent for this long is replaced")
+    recall_share: float = Field(
+        default=0.02,
+        ge=0,
+        le=0.5,
+        description="share of one core that measures live recall by exact searches; 0 for none",
+    )
     drain_s: float = Field(default=5.0, ge=0, le=8, description="what requests in flight have left after SIGTERM")
     accept_insecure_network: bool = Field(
         default=False,

@@ -102,6 +102,11 @@ class LiveIndex:
         """Writes since the base that changed something: what the next version has to take in."""
         return len(self._records)
 
+    @property
+    def n_unapplied(self) -> int:
+        """Writes that are on disk and that no search sees yet."""
+        return max(self._log.last_sequence - self._snapshot.sequence, 0)
+
     def write(self, writes: Sequence[Write], *, request_id: str | None = None) -> Appended:
         """Take writes, all or none, and return when they are on disk; searches see them a moment later, see `wait`.
 

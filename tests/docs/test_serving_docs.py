@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from matching.version import IndexVersion, SearchResult
 from serving.admission import Admission
 from serving.error_codes import ERROR_CODES
 from serving.metrics import Metrics
+from serving.query import NeighborQuery
 from serving.settings import ServingSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
@@ -21,6 +24,9 @@ def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
     metrics.searched("exact", 1, 0.1)
     metrics.encoded("text", 1, 0.1)
     metrics.refused("http", "overload")
+    metrics.recalled("graph", 9, 10)
+    metrics.stores({"store": Path()})
+    metrics.found(cast(IndexVersion, None), [NeighborQuery()], "s", SearchResult(((),), "graph", None, 0, 0, "v"))
     metrics.loaded(Admission(ServingSettings()))
     text = metrics.exposition(is_ready=True, n_waiting=0).decode()
     exposed = set(re.findall(r"(?m)^# TYPE (likewise_\w+) ", text)) - set(
