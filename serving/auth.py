@@ -153,7 +153,7 @@ def _text(credentials: Credentials, access: Access) -> str:
     if credentials.authorization is None:
         return text
     scheme, _, rest = text.partition(" ")
-    if scheme.lower() == "bearer":
+    if scheme.lower() in ("bearer", "bearer:"):  # the latter is what Vertex's client writes to a private endpoint
         return rest.strip()
     if scheme.lower() == "basic":
         if access != "read":  # a browser adds it by itself, also to what another site makes it send

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -82,6 +84,19 @@ def code_of(error: BaseException) -> ErrorCode:
         if kind in ERROR_CODES:
             return ERROR_CODES[kind]
     return INTERNAL
+
+
+@contextlib.contextmanager
+def as_vertex() -> Iterator[None]:
+    """Name an error within as Vertex does: for it, what is over a limit of one request is an invalid argument.
+
+    Raises:
+        InvalidQuery: in place of LimitExceeded.
+    """
+    try:
+        yield
+    except LimitExceeded as error:
+        raise InvalidQuery(str(error)) from None
 
 
 def public_message(error: BaseException) -> str:

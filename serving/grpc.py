@@ -27,12 +27,13 @@ from serving.query import Detail
 from serving.recommender import Recommender
 from serving.request_log import RequestRecord, log_audit, log_request, request_id_from
 from serving.settings import ServingSettings
+from serving.vertex_rpcs import ACCESS as VERTEX_ACCESS
+from serving.vertex_rpcs import Methods, VertexRpcs, Work
 from serving.wire import likewise_pb2 as pb
 from serving.wire import vertex_proto as wire
 
 _log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[bytes, Message]
-Work = Callable[[Any, RequestRecord, float], Awaitable[Message]]
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _REFUSING_S: Final = 0.2
 _SERVICES: Final = ("likewise.v1.MatchService", "likewise.v1.IndexService", "likewise.v1.SearchService")
@@ -43,6 +44,7 @@ ACCESS: Final[dict[str, Access]] = {  # what each method needs; one that is not 
     "/likewise.v1.IndexService/RemoveDatapoints": "write",
     "/likewise.v1.SearchService/Search": "read",
     "/likewise.v1.SearchService/GetVersion": "read",
+    **VERTEX_ACCESS,
     "/grpc.health.v1.Health/Check": "open",
     "/grpc.health.v1.Health/List": "open",
     "/grpc.health.v1.Health/Watch": "open",
@@ -76,21 +78,22 @@ class GrpcApi:
             maximum_concurrent_rpcs=settings.max_connections,
             interceptors=[_Doorkeeper(gate, metrics)] if gate.is_on else [],
         )
-        self._add_service(
-            "MatchService",
-            FindNeighbors=(pb.FindNeighborsRequest, self._find_neighbors),
-            ReadIndexDatapoints=(pb.ReadIndexDatapointsRequest, self._read_datapoints),
-        )
-        self._add_service(
-            "IndexService",
-            UpsertDatapoints=(pb.UpsertDatapointsRequest, self._upsert),
-            RemoveDatapoints=(pb.RemoveDatapointsRequest, self._remove),
-        )
-        self._add_service(
-            "SearchService",
-            Search=(pb.SearchRequest, self._search),
-            GetVersion=(pb.GetVersionRequest, self._version),
-        )
+        match: Methods = {
+            "FindNeighbors": (pb.FindNeighborsRequest, self._find_neighbors),
+            "ReadIndexDatapoints": (pb.ReadIndexDatapointsRequest, self._read_datapoints),
+        }
+        index: Methods = {
+            "UpsertDatapoints": (pb.UpsertDatapointsRequest, self._upsert),
+            "RemoveDatapoints": (pb.RemoveDatapointsRequest, self._remove),
+        }
+        search: Methods = {
+            "Search": (pb.SearchRequest, self._search),
+            "GetVersion": (pb.GetVersionRequest, self._version),
+        }
+        own = dict(zip(_SERVICES, (match, index, search), strict=True))
+        self._services = own | VertexRpcs(recommender, match=match, index=index).services()
+        for name, methods in self._services.items():
+            self._add_service(name, methods)
         self._health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
@@ -162,15 +165,15 @@ class GrpcApi:
         record.index_version = version.version_id
         return wire.version_message(version)
 
-    def _add_service(self, name: str, **methods: tuple[type[Any], Work]) -> None:
+    def _add_service(self, name: str, methods: Methods) -> None:
         handlers: dict[str, grpc.RpcMethodHandler[bytes, Message]] = {
             # The message is parsed inside the call: grpcio answers UNKNOWN to bytes that it cannot parse.
             method: grpc.unary_unary_rpc_method_handler(
-                self._behavior(f"/{pb.DESCRIPTOR.package}.{name}/{method}", kind, work), None, _serialized
+                self._behavior(f"/{name}/{method}", kind, work), None, _serialized
             )
             for method, (kind, work) in methods.items()
         }
-        named = {f"/{pb.DESCRIPTOR.package}.{name}/{method}": handler for method, handler in handlers.items()}
+        named = {f"/{name}/{method}": handler for method, handler in handlers.items()}
         handler = AdmittingHandler(named, admission=self._admission, metrics=self._metrics)
         self._server.add_generic_rpc_handlers((handler,))
 
@@ -229,7 +232,7 @@ class GrpcApi:
     async def set_ready(self, is_ready: bool) -> None:
         """Tell health what to answer, for the server as a whole and each service."""
         status = health_pb2.HealthCheckResponse
-        for name in ("", *_SERVICES):
+        for name in ("", *self._services):
             await self._health.set(name, status.SERVING if is_ready else status.NOT_SERVING)
 
     async def stop(self, grace_s: float) -> None:

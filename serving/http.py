@@ -26,6 +26,8 @@ from serving.query import Answer, Options
 from serving.recommender import Recommender
 from serving.request_log import RequestRecord
 from serving.settings import ServingSettings
+from serving.vertex_routes import ACCESS as VERTEX_ACCESS
+from serving.vertex_routes import VertexRoutes
 from serving.wire import schema
 from serving.wire import vertex_json as wire
 
@@ -61,6 +63,7 @@ ACCESS: Final[dict[str, Access]] = {  # what each route needs; a route that is n
     f"POST {REMOVE}": "write",
     "GET /v1/facets": "read",
     "GET /v1/versions/current": "read",
+    **VERTEX_ACCESS,
 }
 _POLICY: Final = (
     "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
@@ -155,6 +158,7 @@ class HttpApi:
             *((path, self.front) for path in _FRONT),
         ):
             api.router.routes.append(Route(path, handler, methods=["GET"]))
+        api.router.routes.extend(VertexRoutes(self._recommender, settings=self._settings).routes())
 
     async def search(self, request: Request) -> Response:
         """Answer a text."""

@@ -470,8 +470,8 @@ def check_finite(vector: NDArray[np.float32], where: str) -> None:
 
 
 def _sparse(value: object, where: str) -> SparseRows | None:
-    if value is None:
-        return None
+    if not value and isinstance(value, (dict, type(None))):
+        return None  # Vertex's client sends an empty one beside every vector of a hybrid query
     here = f"{where}.sparse_embedding"
     fields = _read(value, _SPARSE, here)
     values = _vector(fields.get("values"), f"{here}.values")
@@ -520,6 +520,8 @@ def _restrict(value: object, where: str) -> Restrict:
 
 def _numeric(value: object, where: str) -> NumericRestrict:
     held, op = _number_and_op(value, where)
+    if type(op) is int and 1 <= op <= len(OPERATORS):  # Vertex's client sends enums by number
+        op = list(OPERATORS)[op - 1]
     if not isinstance(op, str) or op not in OPERATORS:
         raise InvalidQuery(
             f"[request] {where}.op is {op!r}; expected one of {', '.join(OPERATORS)}; a query must say which"
@@ -529,7 +531,7 @@ def _numeric(value: object, where: str) -> NumericRestrict:
 
 def _number_held(value: object, where: str) -> NumericRestrict:
     held, op = _number_and_op(value, where)
-    if op is not None:
+    if op not in (None, 0, "OPERATOR_UNSPECIFIED"):
         raise InvalidQuery(f"[request] {where}.op is {op!r}; a datapoint has numbers without one; leave it out")
     return held
 

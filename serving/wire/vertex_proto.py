@@ -88,6 +88,13 @@ def read_message(answer: ReadAnswer) -> pb.ReadIndexDatapointsResponse:
     return response
 
 
+def datapoint_message(datapoint: Datapoint, vectors: NDArray[np.float32] | None) -> pb.IndexDatapoint:
+    """Return a datapoint with its vectors, float32[m, dim], one after the other."""
+    message = pb.IndexDatapoint()
+    _fill_datapoint(message, datapoint, vectors)
+    return message
+
+
 def version_message(version: VersionInfo) -> pb.Version:
     """Return what is being served."""
     spaces = [
@@ -160,8 +167,8 @@ def _vector(values: Sequence[float], where: str) -> NDArray[np.float32]:
 
 
 def _sparse(point: pb.IndexDatapoint, where: str) -> SparseRows | None:
-    if not point.HasField("sparse_embedding"):
-        return None
+    if not point.sparse_embedding.values and not point.sparse_embedding.dimensions:
+        return None  # Vertex's client sends an empty one beside every vector of a hybrid query
     here = f"{where}.sparse_embedding"
     values = _vector(point.sparse_embedding.values, f"{here}.values")
     return sparse_row(values, list(point.sparse_embedding.dimensions), here)

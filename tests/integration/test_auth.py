@@ -117,6 +117,7 @@ def credentials(keys: Keys, signer: Any) -> dict[str, tuple[dict[str, str], set[
         "unknown": (bearer("lw_0123456789ab_" + "A" * 43), invalid),
         "expired": (bearer(texts["expired"]), invalid),
         "reader": (bearer(texts["reader"]), {"known", "read"}),
+        "reader as Vertex's client writes it": ({"Authorization": f"Bearer: {texts['reader']}"}, {"known", "read"}),
         "reader by x-api-key": ({"x-api-key": texts["reader"]}, {"known", "read"}),
         "reader twice": ({**bearer(texts["reader"]), "x-api-key": texts["reader"]}, invalid),
         "writer": (bearer(texts["writer"]), {"known", "write"}),
@@ -485,3 +486,17 @@ def test_the_gate_tells_expired_keys_from_unknown_ones(keys: Keys) -> None:
         gate.admit(Credentials(api_key="lw_x"), "read")
     with pytest.raises(Forbidden, match="the credential has admin; expected read"):
         gate.admit(Credentials(api_key=keys.texts["admin"]), "read")
+
+
+def test_vertex_s_surface_has_an_entry_for_each_route_and_method_and_no_other() -> None:
+    from serving import vertex_routes, vertex_rpcs
+
+    nobody: Any = SimpleNamespace()
+    routes = vertex_routes.VertexRoutes(nobody, settings=ServingSettings()).routes()
+    answered = {f"{method} {route.path}" for route in routes for method in (route.methods or set()) - {"HEAD"}}
+    assert answered == set(vertex_routes.ACCESS) <= set(http_front.ACCESS)
+    likewise: Any = {"FindNeighbors": (None, None), "ReadIndexDatapoints": (None, None)}
+    index: Any = {"UpsertDatapoints": (None, None), "RemoveDatapoints": (None, None)}
+    services = vertex_rpcs.VertexRpcs(nobody, match=likewise, index=index).services()
+    methods = {f"/{service}/{method}" for service, held in services.items() for method in held}
+    assert methods == set(vertex_rpcs.ACCESS) <= set(grpc_front.ACCESS)
