@@ -18,6 +18,7 @@ from lifecycle import (
     key_commands,
     search_command,
     serve_command,
+    snapshot_commands,
     version_commands,
 )
 from lifecycle.terminal import err
@@ -40,6 +41,8 @@ app.add_typer(key_commands.app, name="keys")
 app.command("build")(build_command.build)
 app.command("search")(search_command.search)
 app.command("serve")(serve_command.serve)
+app.command("snapshot")(snapshot_commands.snapshot)
+app.command("restore")(snapshot_commands.restore)
 app.command("demo")(demo.demo)
 
 

@@ -12,15 +12,23 @@ from index_builder.compact import compact
 from lifecycle.settings import load_settings
 from lifecycle.terminal import ProgressBar, out, print_json
 from matching.errors import GateRefused
-from matching.live import WriteLog
+from matching.live import WriteLog, truncate_log
+from matching.live.retention import LEAST_KEPT
 from matching.store import Store
+
+LogOption = Annotated[Path, typer.Option("--log", help="Folder of write logs; an endpoint's lies in LOG/ENDPOINT.")]
+EndpointOption = Annotated[
+    str | None,
+    typer.Option("--endpoint", help="Whose log it is; where it is left out, that of an endpoint named ALIAS."),
+]
 
 
 def compact_version(
     context: typer.Context,
     alias: Annotated[str, typer.Argument(help="The alias whose version takes the writes in.")],
     store: Annotated[Path, typer.Option("--store", help="Directory of the store.")],
-    log: Annotated[Path, typer.Option("--log", help="Folder of write logs; the alias's lies in LOG/ALIAS.")],
+    log: LogOption,
+    endpoint: EndpointOption = None,
     up_to: Annotated[
         int | None,
         typer.Option("--up-to", min=1, help="Last write to take in; by default the newest known to be on disk."),
@@ -41,7 +49,7 @@ def compact_version(
     held = Store(store)
     base = held.history(alias)[-1].new
     settings = load_settings(context.obj)
-    with WriteLog.open(log / alias, read_only=True) as written, ProgressBar() as progress:
+    with WriteLog.open(log / (endpoint or alias), read_only=True) as written, ProgressBar() as progress:
         built = compact(held, base, written, settings=settings.build, progress=progress, last_sequence=up_to)
     manifest = built.manifest
     n_writes = manifest.log_sequence - int(str(manifest.source["first_sequence"])) + 1
@@ -68,3 +76,31 @@ def compact_version(
     out.print(f"published {built.version_id}: {base} and the writes up to {manifest.log_sequence:,}", markup=False)
     out.print(f"{manifest.n_datapoints:,} datapoints; {n_writes:,} writes taken in")
     out.print(f"{alias} names it now" if promote else f"{alias} names {base} as before", markup=False)
+
+
+def truncate_log_of(
+    aliases: Annotated[list[str], typer.Argument(help="The aliases whose versions take the log's writes.")],
+    store: Annotated[Path, typer.Option("--store", help="Directory of the store.")],
+    log: LogOption,
+    endpoint: EndpointOption = None,
+    keep: Annotated[
+        int, typer.Option("--keep", min=LEAST_KEPT, help="Versions of each alias that must stay servable.")
+    ] = LEAST_KEPT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Drop the files of a log whose writes the newest versions of ALIASES all have in them.
+
+    The service that writes to the log must have ended.
+
+    Example: `likewise versions truncate-log shop --store shop --log writes --keep 3`
+    """
+    held = Store(store)
+    with WriteLog.open(log / (endpoint or aliases[0])) as written:
+        before = written.first_sequence, written.n_bytes
+        first = truncate_log(held, aliases, written, keep)
+        n_bytes = before[1] - written.n_bytes
+        last = written.last_sequence
+    if as_json:
+        print_json({"first_sequence": first, "last_sequence": last, "n_dropped": first - before[0], "n_bytes": n_bytes})
+    else:
+        out.print(f"{first - before[0]:,} writes, {n_bytes:,} bytes dropped; the log holds {first:,} to {last:,}")

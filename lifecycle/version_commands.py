@@ -10,13 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from index_builder.compare import compare_versions
-from lifecycle.compact_command import compact_version
+from lifecycle.compact_command import compact_version, truncate_log_of
 from lifecycle.terminal import out, print_json, print_table
 from matching.manifest import Manifest
 from matching.store import Store
 
 app = typer.Typer(help="List, show, verify, alias, compare and compact index versions.", no_args_is_help=True)
 app.command("compact")(compact_version)
+app.command("truncate-log")(truncate_log_of)
 
 StoreOption = Annotated[Path, typer.Option("--store", help="Directory of the store.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -3,6 +3,7 @@
 from matching.live.live_index import LiveIndex, LiveVersion, check_reach, kept_vectors
 from matching.live.log import Appended, Log, Record
 from matching.live.recovery import salvage
+from matching.live.retention import covered_sequence, kept_versions, truncate_log
 from matching.live.write import Change, Delete, Types, Upsert, Write, pack_write, unpack_write
 from matching.live.write_log import WriteLog
 
@@ -19,8 +20,11 @@ __all__ = [
     "Write",
     "WriteLog",
     "check_reach",
+    "covered_sequence",
     "kept_vectors",
+    "kept_versions",
     "pack_write",
     "salvage",
+    "truncate_log",
     "unpack_write",
 ]

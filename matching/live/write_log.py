@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from matching.errors import CorruptArtifact, InvalidInput, LimitExceeded, NotFound, Unavailable
+from matching.errors import AlreadyExists, CorruptArtifact, InvalidInput, LimitExceeded, NotFound, Unavailable
 from matching.live import disk
 from matching.live.head import Head, read_head
 from matching.live.log import (
@@ -65,6 +65,7 @@ from matching.live.segment import (
 LOCK = "lock"
 _MAX_GROUP_BYTES = 1 << 23  # what one sync may have to wait for, unless one append is larger
 _RESERVED_BYTES = 1 << 22
+_COPIED_BYTES = 1 << 22
 _logger = logging.getLogger(__name__)
 
 
@@ -349,6 +350,34 @@ class WriteLog:
                 with contextlib.suppress(OSError):  # the next opening removes it
                     disk.remove(segment.path)
             return head.first_sequence
+
+    def copy(self, folder: Path) -> int:
+        """Write the acknowledged records, with their request ids, as a log of its own; return the sequence of the last.
+
+        Of a log that was opened read-only: the records that it sees. Appends may go on meanwhile; what they add is left out.
+
+        Args:
+            folder: made where it is missing; must hold no log.
+
+        Raises:
+            AlreadyExists: it holds one.
+            NotFound: records were truncated meanwhile; open the log anew and copy it again.
+            Unavailable: the log is closed.
+            OSError: it cannot be written; the head, without which it is no log, is written last.
+        """
+        self._check_process("copy")
+        folder.mkdir(parents=True, exist_ok=True)
+        if read_head(folder) or segment_paths(folder):
+            raise AlreadyExists(f"[copy] {folder.name} holds a log; choose an empty folder")
+        with self._lock:
+            self._check_open("copy")
+            parts = [(segment, segment.end) for segment in self._segments]
+            head = self._head(self.first_sequence)
+        for segment, end in parts:
+            with contextlib.closing(self._reader(segment)) as reader:
+                _copy_file(reader, segment_path(folder, segment.first_sequence), end)
+        head.write(folder)
+        return head.synced_sequence
 
     def close(self) -> None:
         """Wait for the appends that wait for the disk, note that the log ended here, and let others write.
@@ -658,6 +687,16 @@ def _read(segment: Segment, reader: SegmentReader, offset: int, end: int, sequen
         return frame, reader.body(frame).payloads if frame.last_sequence >= sequence else []
     except BadFrame as bad:
         raise segment.corrupt("read", offset, f"{bad}, which was whole when it was written") from bad
+
+
+def _copy_file(reader: SegmentReader, path: Path, end: int) -> None:
+    handle = disk.create(path)
+    try:
+        for start in range(0, end, _COPIED_BYTES):
+            disk.write(handle, reader.piece(start, min(start + _COPIED_BYTES, end)), start)
+        disk.sync(handle)
+    finally:
+        os.close(handle)
 
 
 def _no_log(folder: Path) -> NotFound:
