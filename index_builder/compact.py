@@ -24,7 +24,7 @@ from matching.datapoint import Datapoint, SparseRows
 from matching.errors import InvalidCatalog, InvalidInput
 from matching.files import reserve
 from matching.live import Change, Delete, Log, Types, Upsert, Write, check_reach, kept_vectors, unpack_write
-from matching.live.live_index import changed
+from matching.live.live_index import changed, fitting
 from matching.space import Shard, Space, SparseIndex
 from matching.store import Store
 from matching.version import IndexVersion
@@ -124,6 +124,7 @@ class _Compaction:
         self._log, self._first, self._last = log, first, last
         self._arrivals = np.full(len(base.columns), -1, np.int64)  # of each base row; -1: not carried over
         self._spaces = {name: _carried_space(draft, space) for name, space in base.spaces.items()}
+        self._types = dict(base.columns.numeric_types())
         self.written: dict[str, _Last] = {}
         self.n_carried = 0
 
@@ -141,8 +142,7 @@ class _Compaction:
             said = self.written.get(self._columns.datapoint_id(row))
             if said is None or said.sequence == _OF_BASE:
                 self._arrivals[row] = len(self._draft.columns)
-                datapoint = self._columns.datapoint(row)
-                self._draft.columns.add(datapoint if said is None else said.columns(datapoint))
+                self._keep(self._columns.datapoint(row), said)
             self._progress.advance(row + 1)
         self.n_carried = len(self._draft.columns)
 
@@ -200,11 +200,15 @@ class _Compaction:
                 return
 
     def _take(self, sequence: int, write: Write | Types) -> None:
-        if isinstance(write, Upsert):
+        if isinstance(write, Types):
+            for namespace, kind in write.types.items():
+                self._types.setdefault(namespace, kind)
+        elif isinstance(write, Upsert):
             self.written[write.datapoint.datapoint_id] = _Last(sequence)
+            self._settle_types(write.datapoint)
         elif isinstance(write, Delete):
             self.written[write.datapoint_id] = _Last(_GONE)
-        elif isinstance(write, Change):
+        else:
             self._change(write)
 
     def _change(self, change: Change) -> None:
@@ -219,11 +223,20 @@ class _Compaction:
             change = Change(changed(before.datapoint, change), before.fields | change.fields)
         said.change = change
         self.written[datapoint_id] = said
+        self._settle_types(change.datapoint)
+
+    def _settle_types(self, datapoint: Datapoint) -> None:
+        """Let a new numeric namespace have the type that is written to it first, as a live index does."""
+        for number in datapoint.numeric_restricts:
+            self._types.setdefault(number.namespace, number.type)
+
+    def _keep(self, datapoint: Datapoint, said: _Last | None) -> None:
+        self._draft.columns.add(datapoint if said is None else fitting(said.columns(datapoint), self._types))
 
     def _add(self, upserts: Sequence[Upsert]) -> None:
         arrivals = np.arange(len(upserts)) + len(self._draft.columns)
         for upsert in upserts:
-            self._draft.columns.add(self.written[upsert.datapoint.datapoint_id].columns(upsert.datapoint))
+            self._keep(upsert.datapoint, self.written[upsert.datapoint.datapoint_id])
         for name, target in self._spaces.items():
             at = [i for i, upsert in enumerate(upserts) if len(upsert.vectors.get(name, ()))]
             if at:

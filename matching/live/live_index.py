@@ -284,28 +284,11 @@ class LiveIndex:
         elif isinstance(write, Change):
             before = records.datapoint(write.datapoint.datapoint_id)
             if before is not None:  # it may have been deleted since the change was taken
-                records.change(self._fitting(changed(before, write)))
+                records.change(fitting(changed(before, write), records.types))
         else:
-            row = records.add(self._fitting(write.datapoint)) - records.first_row
+            row = records.add(fitting(write.datapoint, records.types)) - records.first_row
             for name, delta in self._deltas.items():
                 delta.add(row, write.vectors.get(name), write.sparse.get(name))
-
-    def _fitting(self, datapoint: Datapoint) -> Datapoint:
-        """Leave out numbers of another type than their namespace: only who serves a version of other types writes those."""
-        types = self._records.types
-        numbers = datapoint.numeric_restricts
-        fitting = tuple(number for number in numbers if types.get(number.namespace, number.type) == number.type)
-        if len(fitting) == len(numbers):
-            return datapoint
-        for number in set(numbers) - set(fitting):
-            _logger.warning(
-                "[write] the %s %r of datapoint %r is left out; the namespace holds %s here",
-                number.type,
-                number.namespace,
-                datapoint.datapoint_id,
-                types[number.namespace],
-            )
-        return replace(datapoint, numeric_restricts=fitting)
 
     def _view(self) -> LiveVersion:
         columns = self._records.view()
@@ -339,6 +322,23 @@ def check_reach(version_id: str, sequence: int, log: Log) -> None:
             f"[open] version {version_id} has the writes up to {sequence} in it, and the log ends at {log.last_sequence}; open "
             f"the log that it was made from, or begin a new one with first_sequence {sequence + 1}"
         )
+
+
+def fitting(datapoint: Datapoint, types: Mapping[str, NumericType]) -> Datapoint:
+    """Leave out numbers of another type than their namespace: only who serves a version of other types writes those."""
+    numbers = datapoint.numeric_restricts
+    kept = tuple(number for number in numbers if types.get(number.namespace, number.type) == number.type)
+    if len(kept) == len(numbers):
+        return datapoint
+    for number in set(numbers) - set(kept):
+        _logger.warning(
+            "[write] the %s %r of datapoint %r is left out; the namespace holds %s here",
+            number.type,
+            number.namespace,
+            datapoint.datapoint_id,
+            types[number.namespace],
+        )
+    return replace(datapoint, numeric_restricts=kept)
 
 
 def kept_vectors(vectors: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:

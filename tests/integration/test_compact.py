@@ -14,10 +14,10 @@ from index_builder.compact import compact
 from index_builder.draft import Built, Draft
 from index_builder.progress import Silent
 from index_builder.settings import BuildSettings
-from matching.datapoint import Datapoint, NumericRestrict, Restrict, SparseRows
+from matching.datapoint import Datapoint, NumericRestrict, NumericType, Restrict, SparseRows
 from matching.encoder_spec import EncoderSpec
 from matching.errors import CorruptArtifact, GateRefused, InvalidInput, NotFound
-from matching.live import Change, Delete, LiveIndex, Upsert, Write, WriteLog, pack_write
+from matching.live import Change, Delete, LiveIndex, Types, Upsert, Write, WriteLog, pack_write
 from matching.store import Store
 from matching.version import IndexVersion
 from tests.versions import MakeVersion
@@ -142,6 +142,36 @@ def test_a_space_stays_open_to_any_number_of_vectors(make_version: MakeVersion, 
         assert [len(each) for each in held] == [3, 0]
         live.close()
         assert (last, token) == (10, 12)
+
+
+def test_numbers_of_another_type_than_their_namespace_are_left_out_as_a_live_index_does(
+    make_version: MakeVersion, store: Store, tmp_path: Path
+) -> None:
+    points, vectors = shop(40)
+    base = make_version(points, vectors)
+
+    def number(name: str, namespace: str, value: float, kind: NumericType) -> Change:
+        wrong = NumericRestrict(namespace, value, kind)
+        return Change(Datapoint(name, numeric_restricts=(wrong,)), frozenset({"numeric_restricts"}))
+
+    with WriteLog.open(tmp_path / "log") as log:
+        log.append([pack_write(Types({"size": "int64"}))])
+        appended(
+            log,
+            number("item-00001", "size", 1.5, "float64"),
+            number("item-00002", "size", 2, "int64"),
+            number("item-00003", "weight", 2.5, "float32"),
+            number("item-00004", "weight", 2, "int64"),
+            number("item-00005", "price", 2, "int64"),
+            Upsert(
+                Datapoint("new", numeric_restricts=(NumericRestrict("weight", 1, "int64"),)), {"vectors": vectors[:1]}
+            ),
+        )
+        before, after = snapshot_of(base, log), store.open(folded(store, base, log).version_id)
+    names = [f"item-{at:05}" for at in range(6)] + ["new"]
+    assert before.datapoints(names) == after.datapoints(names)
+    assert [len(point.numeric_restricts) for point in after.datapoints(names)] == [1, 0, 1, 1, 0, 0, 0]
+    assert after.numeric_types() == {"size": "int64", "weight": "float32", "price": "float64"}
 
 
 def test_a_graph_keeps_its_recall(make_version: MakeVersion, store: Store, tmp_path: Path) -> None:
