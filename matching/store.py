@@ -2,6 +2,7 @@
 
 STORE/versions/<version_id>/   sealed, never edited
 STORE/aliases/<name>.jsonl     append-only history; the last line rules
+STORE/endpoints/<name>.jsonl   likewise: what each endpoint was and is
 STORE/refused/<version_id>/    builds that missed a gate, kept for inspection
 STORE/work/                    builds in progress
 """
@@ -12,19 +13,18 @@ import contextlib
 import fcntl
 import getpass
 import hashlib
-import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-import cpp_ext
 from matching.errors import AlreadyExists, CorruptArtifact, InvalidInput, NotFound
 from matching.files import sync
+from matching.journal import Journal
 from matching.manifest import FILE_NAME, Manifest, read_manifest, seal
 from matching.version import IndexVersion
 
@@ -42,8 +42,18 @@ class AliasMove:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class EndpointChange:
+    """One line of an endpoint's history; `told` is the whole endpoint from then on, as the service wrote it."""
+
+    at: str
+    by: str
+    why: str
+    told: Mapping[str, Any]
+
+
 class Store:
-    """Versions and aliases below one directory. Thread-safe; several processes may share it."""
+    """Versions, aliases and endpoints below one directory. Thread-safe; several processes may share it."""
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         """Open the store at `path`.
@@ -77,21 +87,80 @@ class Store:
             NotFound: there is no such alias.
             CorruptArtifact: a line of the history is damaged.
         """
-        file = self._alias_file(alias)
-        if not file.is_file():
+        if alias not in self._alias_names():
             raise NotFound(f"[store] no alias {alias!r}; there are {sorted(self._alias_names())}")
-        moves = []
-        for at, line in enumerate(file.read_bytes().split(b"\n")[:-1], 1):  # a torn last line never took effect
-            checksum, _, content = line.partition(b" ")
-            if checksum != _line_checksum(content):
-                raise CorruptArtifact(
-                    f"[store] line {at} of the history of alias {alias!r} does not match its checksum; restore {file.name}, or "
-                    "remove the line after checking which version should be live"
-                )
-            moves.append(AliasMove(**json.loads(content)))
+        moves = tuple(AliasMove(**line) for line in self._alias_journal(alias).lines())
         if not moves:
             raise NotFound(f"[store] the history of alias {alias!r} is empty; set it with `likewise versions alias`")
-        return tuple(moves)
+        return moves
+
+    def version_before(self, alias: str) -> str:
+        """Return the version that an alias named before the one it names now: where a rollback leads.
+
+        A move back takes the move that it undoes out of the reckoning, so that the next one leads further back.
+
+        Raises:
+            NotFound: there is no such alias, or it has named one version only.
+            CorruptArtifact: a line of the history is damaged.
+        """
+        path: list[str] = []
+        for move in self.history(alias):
+            if path[-2:-1] == [move.new]:
+                path.pop()
+            elif path[-1:] != [move.new]:
+                path.append(move.new)
+        if len(path) < 2:
+            raise NotFound(
+                f"[store] alias {alias!r} named nothing before {path[-1]}; expected a version to go back to; promote one"
+            )
+        return path[-2]
+
+    def endpoints(self) -> tuple[str, ...]:
+        """Return the names of the endpoints that were configured."""
+        return tuple(sorted(file.name.removesuffix(".jsonl") for file in (self.path / "endpoints").glob("*.jsonl")))
+
+    def endpoint_history(self, name: str) -> tuple[EndpointChange, ...]:
+        """Return what an endpoint was, oldest first, and is, last; nothing where none of that name was configured.
+
+        Raises:
+            InvalidInput: this cannot be a name.
+            CorruptArtifact: a line of the history is damaged.
+        """
+        return tuple(EndpointChange(**line) for line in self._endpoint_journal(name).lines())
+
+    def set_endpoint(
+        self, name: str, told: Mapping[str, Any], *, n_before: int, why: str, by: str | None = None
+    ) -> EndpointChange:
+        """Say what an endpoint is from now on.
+
+        Args:
+            name: of the endpoint.
+            told: all of it, as JSON holds it.
+            n_before: length of the history that this change was made of.
+            why: the reason, kept in the history.
+            by: who changes it, the user of this process when None.
+
+        Raises:
+            InvalidInput: this cannot be a name.
+            AlreadyExists: somebody else has changed it meanwhile.
+            CorruptArtifact: a line of the history is damaged.
+        """
+        change = EndpointChange(_now(), by or _user(), why, told)
+
+        def make(lines: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+            if len(lines) != n_before:
+                raise AlreadyExists(
+                    f"[store] endpoint {name!r} was changed {len(lines)} times; expected {n_before}: somebody else changed it "
+                    "meanwhile; look at it and try again"
+                )
+            return asdict(change)
+
+        self._endpoint_journal(name).append(make)
+        return change
+
+    def stamp(self, aliases: Iterable[str], endpoint: str) -> tuple[tuple[int, int], ...]:
+        """Return what changes whenever one of the aliases moves or the endpoint changes: cheap enough to be asked often."""
+        return tuple(j.stamp() for j in (self._endpoint_journal(endpoint), *map(self._alias_journal, aliases)))
 
     def resolve(self, name: str) -> str:
         """Return the version id that `name`, an alias or a version id, stands for.
@@ -158,19 +227,11 @@ class Store:
         target = self.resolve(name)
         if (self.path / "versions" / alias).is_dir():
             raise InvalidInput(f"[alias] {alias!r} is the id of a version; choose another name")
-        file = self._alias_file(alias)
-        with _locked(file.with_suffix(".lock")):
-            old = self.history(alias)[-1].new if file.is_file() and file.stat().st_size else None
-            move = AliasMove(_now(), by or _user(), old, target, why)
-            content = json.dumps(asdict(move), ensure_ascii=False, sort_keys=True).encode()
-            with file.open("ab") as out:
-                torn = _torn_bytes(file)
-                out.truncate(file.stat().st_size - torn)
-                out.write(_line_checksum(content) + b" " + content + b"\n")
-                out.flush()
-                os.fsync(out.fileno())
-            sync(file.parent)
-        return move
+
+        def make(lines: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+            return asdict(AliasMove(_now(), by or _user(), lines[-1]["new"] if lines else None, target, why))
+
+        return AliasMove(**self._alias_journal(alias).append(make))
 
     def new_work(self, build_id: str) -> Path:
         """Make an empty directory for a build in progress.
@@ -237,9 +298,13 @@ class Store:
     def _alias_names(self) -> set[str]:
         return {file.name.removesuffix(".jsonl") for file in (self.path / "aliases").glob("*.jsonl")}
 
-    def _alias_file(self, alias: str) -> Path:
+    def _alias_journal(self, alias: str) -> Journal:
         check_name(alias)
-        return self.path / "aliases" / f"{alias}.jsonl"
+        return Journal(self.path / "aliases" / f"{alias}.jsonl", f"alias {alias!r}")
+
+    def _endpoint_journal(self, name: str) -> Journal:
+        check_name(name)
+        return Journal(self.path / "endpoints" / f"{name}.jsonl", f"endpoint {name!r}")
 
 
 def check_name(name: str) -> None:
@@ -256,22 +321,6 @@ def check_name(name: str) -> None:
 
 def _lock_of(work: Path) -> Path:
     return work.parent / f"{work.name}.lock"
-
-
-@contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    with file.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def _torn_bytes(file: Path) -> int:
-    content = file.read_bytes()
-    return len(content) - (content.rfind(b"\n") + 1)
-
-
-def _line_checksum(content: bytes) -> bytes:
-    return b"%08x" % int(cpp_ext.crc32c(content or b"\0", max(len(content), 1))[0])
 
 
 def _user() -> str:

@@ -16,6 +16,7 @@ from serving.override import Override
 N_BUCKETS: Final = 10_000
 Knob = str | int | float | bool
 Why = Literal["traffic", "outside", "no_unit", "override"]
+KNOBS: Final[Mapping[str, type[Knob]]] = {"effort": int, "recall_target": float, "exact": bool, "crowding_cap": int}
 
 
 def bucket_of(seed: str, unit_id: str) -> int:
@@ -35,7 +36,7 @@ class Variant:
         weight: its share of the units in the split, 0 to 1, a whole number of ten-thousandths.
         mirror: for a shadow, the share of requests that are copied to it, over 0; a shadow has no weight. 0 for all others.
         index: the version id or alias that it answers from.
-        knobs: settings of its searches.
+        knobs: how its searches are answered where the caller does not say: some of `KNOBS`.
     """
 
     name: str
@@ -48,6 +49,12 @@ class Variant:
         check_name(self.name)
         _check_share(f"weight of variant {self.name!r}", self.weight)
         _check_share(f"mirror of variant {self.name!r}", self.mirror)
+        for knob, value in self.knobs.items():
+            if knob not in KNOBS or type(value) is not KNOBS[knob]:
+                raise InvalidInput(
+                    f"[endpoint] variant {self.name!r} has the knob {knob}={value!r}; expected some of "
+                    f"{', '.join(f'{name} ({kind.__name__})' for name, kind in KNOBS.items())}; correct it"
+                )
         if self.mirror and self.weight:
             raise InvalidInput(
                 f"[endpoint] variant {self.name!r} is mirrored ({self.mirror:g}) and has weight {self.weight:g}; "

@@ -23,9 +23,9 @@ from serving.auth import Access, Credentials, Gate, Principal
 from serving.error_codes import code_of, public_message
 from serving.grpc_admission import AdmittingHandler, grpc_options
 from serving.metrics import Metrics
-from serving.query import Detail
+from serving.query import Detail, Route
 from serving.recommender import Recommender
-from serving.request_log import RequestRecord, log_audit, log_request, request_id_from
+from serving.request_log import RequestRecord, log_audit, log_request, request_id_from, route_from
 from serving.settings import ServingSettings
 from serving.vertex_rpcs import ACCESS as VERTEX_ACCESS
 from serving.vertex_rpcs import Methods, VertexRpcs, Work
@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[bytes, Message]
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _REFUSING_S: Final = 0.2
+_ROUTE: Final = ("x-likewise-unit", "x-likewise-override", "x-likewise-endpoint")
 _SERVICES: Final = ("likewise.v1.MatchService", "likewise.v1.IndexService", "likewise.v1.SearchService")
 ACCESS: Final[dict[str, Access]] = {  # what each method needs; one that is not here keeps the service from starting
     "/likewise.v1.MatchService/FindNeighbors": "read",
@@ -106,7 +107,7 @@ class GrpcApi:
         queries = wire.read_find_neighbors(request)
         detail: Detail = "vectors" if request.return_full_datapoint else "id"
         answer = await self._recommender.find_neighbors(
-            queries, deadline=deadline, detail=detail, min_version=request.min_version
+            queries, deadline=deadline, detail=detail, min_version=request.min_version, route=record.route
         )
         record.answered(answer, max(query.options.k for query in queries))
         return wire.find_neighbors_message(answer)
@@ -116,7 +117,7 @@ class GrpcApi:
     ) -> pb.ReadIndexDatapointsResponse:
         record.endpoint = "read_datapoints"
         answer = await self._recommender.read_datapoints(
-            tuple(request.ids), deadline=deadline, min_version=request.min_version
+            tuple(request.ids), deadline=deadline, min_version=request.min_version, route=record.route
         )
         record.index_version, record.q = answer.version_id, len(request.ids)
         return wire.read_message(answer)
@@ -127,7 +128,11 @@ class GrpcApi:
         record.endpoint, record.q = "upsert", len(request.datapoints)
         writes, restricts_only = wire.read_upsert(request)
         written = await self._recommender.upsert(
-            writes, deadline=deadline, restricts_only=restricts_only, request_id=request.request_id or None
+            writes,
+            deadline=deadline,
+            restricts_only=restricts_only,
+            request_id=request.request_id or None,
+            route=record.route,
         )
         record.index_version = written.version_id
         return wire.written_message(written)
@@ -137,7 +142,7 @@ class GrpcApi:
     ) -> pb.WriteResponse:
         record.endpoint, record.q = "remove", len(request.datapoint_ids)
         written = await self._recommender.remove(
-            tuple(request.datapoint_ids), deadline=deadline, request_id=request.request_id or None
+            tuple(request.datapoint_ids), deadline=deadline, request_id=request.request_id or None, route=record.route
         )
         record.index_version = written.version_id
         return wire.written_message(written)
@@ -147,13 +152,15 @@ class GrpcApi:
         options = wire.read_search(request)
         if asked == "text":
             record.endpoint = "search_text"
-            answer = await self._recommender.search_text(request.text, options, deadline=deadline)
+            answer = await self._recommender.search_text(request.text, options, deadline=deadline, route=record.route)
         elif asked == "image":
             record.endpoint = "search_image"
-            answer = await self._recommender.search_image(request.image, options, deadline=deadline)
+            answer = await self._recommender.search_image(request.image, options, deadline=deadline, route=record.route)
         elif asked == "datapoint_id":
             record.endpoint = "similar_items"
-            answer = await self._recommender.similar_items(request.datapoint_id, options, deadline=deadline)
+            answer = await self._recommender.similar_items(
+                request.datapoint_id, options, deadline=deadline, route=record.route
+            )
         else:
             raise InvalidQuery("[request] the search has no query; expected one of text, image, datapoint_id; set it")
         record.answered(answer, options.k)
@@ -161,7 +168,7 @@ class GrpcApi:
 
     async def _version(self, request: pb.GetVersionRequest, record: RequestRecord, deadline: float) -> pb.Version:
         record.endpoint = "version"
-        version = self._recommender.version()
+        version = self._recommender.version(record.route)
         record.index_version = version.version_id
         return wire.version_message(version)
 
@@ -194,6 +201,7 @@ class GrpcApi:
                     raise Unavailable("[serve] the service is shutting down; ask another replica")
                 if deadline <= began:
                     raise DeadlineExceeded("[request] the time ran out before the call's turn came; allow more time")
+                record.route = _route(context, record.request_id)
                 response = await work(_parsed(kind, content, max_bytes), record, deadline)
                 code = "OK"
                 return response
@@ -290,8 +298,17 @@ def _credentials(metadata: Any) -> Credentials:
 
 
 def _record(context: Context) -> RequestRecord:
-    given = next((str(value) for key, value in context.invocation_metadata() or () if key == "x-request-id"), None)
-    return RequestRecord(request_id_from(given), "grpc")
+    given = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    record = RequestRecord(request_id_from(given.get("x-request-id")), "grpc")
+    principal = _asking.get()
+    record.who = None if principal is None else principal.name
+    return record
+
+
+def _route(context: Context, request_id: str) -> Route:
+    given = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    unit_id, override, endpoint = (given.get(name) for name in _ROUTE)
+    return route_from(unit_id, override, endpoint, request_id)
 
 
 def _parsed(kind: type[Any], content: bytes, max_bytes: int) -> Any:

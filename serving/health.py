@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from matching.live import LiveIndex
+from serving.deployment import Deployment
 from serving.encoder_process import EncoderProcess
 
 _PING_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointState:
+    """The version that each variant answers from, and why versions that were asked for are not served."""
+
+    versions: Mapping[str, str]
+    refused: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +30,7 @@ class HealthState:
     encoders_answer: bool
     is_draining: bool
     writes: str = "off"  # ok, or why none are taken; searches go on
+    endpoints: Mapping[str, EndpointState] = field(default_factory=dict)
 
     @property
     def is_ready(self) -> bool:
@@ -36,19 +46,22 @@ class HealthState:
             "encoders": self.encoders_answer,
             "draining": self.is_draining,
             "writes": self.writes,
+            "endpoints": {
+                name: {"versions": dict(state.versions), "refused": list(state.refused)}
+                for name, state in self.endpoints.items()
+            },
         }
 
 
 class Health:
     """Gathers readiness; the server tells it what happens. Belongs to one event loop."""
 
-    def __init__(self, encoders: EncoderProcess, *, is_verified: bool, live: LiveIndex | None = None) -> None:
-        self._encoders = encoders
-        self._live = live
-        self._is_verified = is_verified
+    def __init__(self, deployments: Sequence[Deployment]) -> None:
+        """Watch deployments that are open, and so verified."""
+        self._deployments = tuple(deployments)
         self._is_warm = False
         self._is_draining = False
-        self._pinged = (-_PING_S, False)
+        self._pinged: dict[EncoderProcess, float] = {}  # when each answered last
 
     def warmed(self) -> None:
         """Note that every space has been searched once."""
@@ -59,12 +72,24 @@ class Health:
         self._is_draining = True
 
     async def state(self) -> HealthState:
-        """Return the state now; the encoder process is asked at most once a second."""
-        at, answered = self._pinged
-        if not self._encoders.is_ready:
-            answered = False
-        elif not answered or time.monotonic() - at >= _PING_S:
-            answered = await self._encoders.ping(_PING_S)
-            self._pinged = (time.monotonic(), answered)
-        writes = "off" if self._live is None else self._live.failure or "ok"
-        return HealthState(self._is_verified, self._is_warm, answered, self._is_draining, writes)
+        """Return the state now; an encoder process is asked at most once a second."""
+        encoders = {process for deployment in self._deployments for process in deployment.all_encoders}
+        self._pinged = {process: at for process, at in self._pinged.items() if process in encoders}
+        answers = [await self._answers(process) for process in encoders]
+        writing = [deployment for deployment in self._deployments if deployment.takes_writes]
+        failures = [deployment.failure for deployment in writing if deployment.failure]
+        writes = (failures[0] if failures else "ok") if writing else "off"
+        endpoints = {one.name: EndpointState(one.versions, one.refusals) for one in self._deployments}
+        return HealthState(True, self._is_warm, all(answers), self._is_draining, writes, endpoints)
+
+    async def _answers(self, process: EncoderProcess) -> bool:
+        if not process.is_ready:
+            self._pinged.pop(process, None)
+            return False
+        if time.monotonic() - self._pinged.get(process, -_PING_S) < _PING_S:
+            return True
+        if await process.ping(_PING_S):
+            self._pinged[process] = time.monotonic()
+            return True
+        self._pinged.pop(process, None)
+        return False

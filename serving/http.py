@@ -88,7 +88,6 @@ class HttpApi:
         self._health = health
         self._metrics = metrics
         self._settings = settings
-        self._pictures = Pictures(recommender.snapshot.version.images_dir)
         self._front = {path: (PAGE / name).read_bytes() for path, (name, _) in _FRONT.items()}
         self._examples = _examples(recommender, example_vector_dim)
 
@@ -165,7 +164,9 @@ class HttpApi:
         record = _begin(request, "search_text")
         began = time.perf_counter()
         text, options = wire.parse_search(await self._json(request))
-        answer = await self._recommender.search_text(text, options, deadline=request.scope[DEADLINE])
+        answer = await self._recommender.search_text(
+            text, options, deadline=request.scope[DEADLINE], route=record.route
+        )
         return _searched(record, answer, options, began)
 
     async def search_image(self, request: Request) -> Response:
@@ -173,7 +174,9 @@ class HttpApi:
         record = _begin(request, "search_image")
         began = time.perf_counter()
         options = _options(request, self._settings.max_json_depth)
-        answer = await self._recommender.search_image(await request.body(), options, deadline=request.scope[DEADLINE])
+        answer = await self._recommender.search_image(
+            await request.body(), options, deadline=request.scope[DEADLINE], route=record.route
+        )
         return _searched(record, answer, options, began)
 
     async def similar(self, request: Request) -> Response:
@@ -182,7 +185,9 @@ class HttpApi:
         began = time.perf_counter()
         options = _options(request, self._settings.max_json_depth)
         datapoint_id = request.path_params["datapoint_id"]
-        answer = await self._recommender.similar_items(datapoint_id, options, deadline=request.scope[DEADLINE])
+        answer = await self._recommender.similar_items(
+            datapoint_id, options, deadline=request.scope[DEADLINE], route=record.route
+        )
         return _searched(record, answer, options, began)
 
     async def browse(self, request: Request) -> Response:
@@ -191,7 +196,9 @@ class HttpApi:
         parameters = _parameters(request, {"k", "offset", "restrict", "filter"})
         record.k = _whole(parameters, "k", 24)
         wanted, offset = _filter(request, self._settings.max_json_depth), _whole(parameters, "offset", 0)
-        window = await self._recommender.browse(wanted, record.k, offset=offset, deadline=request.scope[DEADLINE])
+        window = await self._recommender.browse(
+            wanted, record.k, offset=offset, deadline=request.scope[DEADLINE], route=record.route
+        )
         record.index_version = window.version_id
         return _json(wire.window_json(window))
 
@@ -206,7 +213,7 @@ class HttpApi:
         record.endpoint = "find_neighbors"
         queries, full, token = wire.parse_find_neighbors(wire.parse_body(body, self._settings.max_json_depth))
         answer = await self._recommender.find_neighbors(
-            queries, deadline=deadline, detail="vectors" if full else "id", min_version=token
+            queries, deadline=deadline, detail="vectors" if full else "id", min_version=token, route=record.route
         )
         record.answered(answer, max(query.options.k for query in queries))
         return wire.dump(wire.find_neighbors_json(answer))
@@ -216,7 +223,7 @@ class HttpApi:
         record = _begin(request, "read_datapoints")
         ids, space, token = wire.parse_read(await self._json(request))
         answer = await self._recommender.read_datapoints(
-            ids, deadline=request.scope[DEADLINE], space=space, min_version=token
+            ids, deadline=request.scope[DEADLINE], space=space, min_version=token, route=record.route
         )
         record.index_version, record.q = answer.version_id, len(ids)
         return _json(wire.read_json(answer))
@@ -227,7 +234,11 @@ class HttpApi:
         writes, restricts_only, request_id = wire.parse_upsert(await self._json(request))
         record.q = len(writes)
         written = await self._recommender.upsert(
-            writes, deadline=request.scope[DEADLINE], restricts_only=restricts_only, request_id=request_id
+            writes,
+            deadline=request.scope[DEADLINE],
+            restricts_only=restricts_only,
+            request_id=request_id,
+            route=record.route,
         )
         record.index_version = written.version_id
         return _json(wire.written_json(written))
@@ -237,7 +248,9 @@ class HttpApi:
         record = _begin(request, "remove")
         ids, request_id = wire.parse_remove(await self._json(request))
         record.q = len(ids)
-        written = await self._recommender.remove(ids, deadline=request.scope[DEADLINE], request_id=request_id)
+        written = await self._recommender.remove(
+            ids, deadline=request.scope[DEADLINE], request_id=request_id, route=record.route
+        )
         record.index_version = written.version_id
         return _json(wire.written_json(written))
 
@@ -246,14 +259,14 @@ class HttpApi:
         record = _begin(request, "facets")
         _parameters(request, {"namespace", "number"})
         tokens, numbers = request.query_params.getlist("namespace"), request.query_params.getlist("number")
-        facets = await self._recommender.facets(tokens, numbers, deadline=request.scope[DEADLINE])
+        facets = await self._recommender.facets(tokens, numbers, deadline=request.scope[DEADLINE], route=record.route)
         record.index_version = facets.version_id
         return _json(wire.facets_json(facets))
 
     async def version(self, request: Request) -> Response:
         """Answer with what is being served."""
         record = _begin(request, "version")
-        version = self._recommender.version()
+        version = self._recommender.version(record.route)
         record.index_version = version.version_id
         return _json(wire.version_json(version))
 
@@ -271,14 +284,16 @@ class HttpApi:
     async def exposition(self, request: Request) -> Response:
         """Answer with the metrics."""
         _begin(request, "metrics")
-        encoders = self._recommender.snapshot.encoders
-        body = self._metrics.exposition(is_ready=(await self._health.state()).is_ready, n_waiting=encoders.n_waiting)
+        state = await self._health.state()
+        n_waiting = sum(one.n_waiting for each in self._recommender.deployments for one in each.all_encoders)
+        body = self._metrics.exposition(is_ready=state.is_ready, n_waiting=n_waiting)
         return Response(body, media_type=CONTENT_TYPE)
 
     async def image(self, request: Request) -> Response:
         """Answer with a picture of the catalogue."""
         _begin(request, "image")
-        picture = self._pictures.find(request.path_params["path"])
+        pictures = Pictures(self._recommender.snapshot.version.images_dir)
+        picture = pictures.find(request.path_params["path"])
         headers = {"etag": picture.etag, "cache-control": "public, max-age=3600"}
         if request.headers.get("if-none-match") == picture.etag:
             return Response(status_code=304, headers=headers)

@@ -18,7 +18,8 @@ from serving.admission import timeout_of
 from serving.auth import Access, Credentials, Gate, Principal
 from serving.error_codes import code_of, public_message
 from serving.metrics import Metrics
-from serving.request_log import RequestRecord, log_audit, log_request, request_id_from
+from serving.query import Route
+from serving.request_log import RequestRecord, log_audit, log_request, request_id_from, route_from
 from serving.settings import ServingSettings
 
 Message = MutableMapping[str, Any]
@@ -31,6 +32,7 @@ AccessOf = Callable[[str, str], Access]
 
 _log = logging.getLogger(__name__)
 RECORD, DEADLINE = "likewise.record", "likewise.deadline"
+_ROUTE = (b"x-likewise-unit", b"x-likewise-override", b"x-likewise-endpoint")
 _STATUS_NAMES = {
     400: "INVALID_ARGUMENT",
     404: "NOT_FOUND",
@@ -113,6 +115,8 @@ class Intake:
             if access != "open":
                 principal = self._gate.admit(_credentials(headers), access)
                 self._gate.spend(principal)
+                record.who = None if principal is None else principal.name
+            record.route = _route(headers, record.request_id)
             _check_time(scope, headers)
             body = await self._body(scope, headers, receive)
             is_read = True
@@ -257,6 +261,16 @@ def _check_time(scope: Scope, headers: Mapping[bytes, bytes]) -> None:
 
 def _gone() -> _Refused:
     return _Refused(499, "[request] the caller hung up before all of the body was there; send it again")
+
+
+def _route(headers: Mapping[bytes, bytes], request_id: str) -> Route:
+    unit_id, override, endpoint = (headers.get(name) for name in _ROUTE)
+    return route_from(
+        None if unit_id is None else unit_id.decode("utf-8", "replace"),
+        None if override is None else override.decode("latin-1"),
+        None if endpoint is None else endpoint.decode("latin-1"),
+        request_id,
+    )
 
 
 def _n_bytes(headers: Mapping[bytes, bytes]) -> float:

@@ -140,6 +140,25 @@ class Metrics:
         )
         self._freshness: Freshness | None = None
         self._live_recall: LiveRecall | None = None
+        self._answers = Counter(
+            "likewise_variant_answers", "Searches answered by a variant", ["served", "variant"], registry=registry
+        )
+        self._mirrored = Counter(
+            "likewise_shadow_requests", "Copies of requests for a shadow", ["variant", "outcome"], registry=registry
+        )
+        self._switches = Counter(
+            "likewise_version_switches", "Times what is served was exchanged", ["served"], registry=registry
+        )
+        self._refusals = Counter(
+            "likewise_version_refusals", "Versions that were asked for and not served", ["served"], registry=registry
+        )
+        self._serving = Gauge(
+            "likewise_variant_version",
+            "1 for what is served",
+            ["served", "variant", "index_version"],
+            registry=registry,
+        )
+        self._served: dict[str, Mapping[str, str]] = {}
         # prometheus_client checks labels anew each time; they are few, so what it finds is kept.
         self._of_request = functools.cache(
             lambda transport, endpoint, code: (
@@ -149,6 +168,7 @@ class Metrics:
             )
         )
         self._of_refusal = functools.cache(self._refused.labels)
+        self._of_variant = functools.cache(self._answers.labels)
         self._of_plan = functools.cache(lambda plan: (self._queries.labels(plan), self._search_seconds.labels(plan)))
 
     def requested(self, transport: str, endpoint: str, code: str, seconds: float) -> None:
@@ -219,6 +239,28 @@ class Metrics:
     def restarted(self) -> None:
         """Count a new start of the encoder process."""
         self._encoder_restarts.inc()
+
+    def answered(self, endpoint: str, variant: str) -> None:
+        """Count a search that a variant answered."""
+        self._of_variant(endpoint, variant).inc()
+
+    def mirrored(self, variant: str, outcome: str) -> None:
+        """Count a copy of a request for a shadow."""
+        self._mirrored.labels(variant, outcome).inc()
+
+    def switched(self, endpoint: str, versions: Mapping[str, str]) -> None:
+        """Set which version each variant answers from."""
+        before = self._served.get(endpoint)
+        for variant, version_id in (before or {}).items():
+            self._serving.remove(endpoint, variant, version_id)
+        for variant, version_id in versions.items():
+            self._serving.labels(endpoint, variant, version_id).set(1)
+        self._switches.labels(endpoint).inc(before is not None)
+        self._served[endpoint] = dict(versions)
+
+    def refused_version(self, endpoint: str) -> None:
+        """Count a version that was asked for and is not served."""
+        self._refusals.labels(endpoint).inc()
 
     def serves(self, n_datapoints: int, created_timestamp_s: float) -> None:
         """Set what is being served."""

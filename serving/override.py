@@ -86,6 +86,23 @@ def read_override(token: str, keys: Sequence[bytes], *, now: float) -> Override:
     return Override(endpoint, variant, expires_at)
 
 
+def parse_override_keys(content: bytes) -> tuple[bytes, ...]:
+    """Return the keys of a file that holds one a line; blank lines and those that begin with # are left out.
+
+    Raises:
+        InvalidInput: it holds none, or one is too short.
+    """
+    lines = [line.strip() for line in content.splitlines()]
+    keys = tuple(line for line in lines if line and not line.startswith(b"#"))
+    for key in keys:
+        _check_key(key)
+    if not keys:
+        raise InvalidInput(
+            "[override] the file holds no key; expected one a line; write `openssl rand -hex 32` into it"
+        )
+    return keys
+
+
 def _check_key(key: bytes) -> None:
     if len(key) < MIN_KEY_BYTES:
         raise InvalidInput(

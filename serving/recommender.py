@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Literal, Protocol, TypeVar
-
-import numpy as np
 
 import cpp_ext
 from embeddings.encoder import Content
@@ -31,7 +30,8 @@ from matching.errors import (
 from matching.live import Appended, Change, Delete, LiveIndex, LiveVersion, Upsert, Write
 from matching.live.write import FieldName
 from matching.version import IndexVersion, SearchResult
-from serving.encoder_process import EncoderProcess
+from serving.deployment import Deployment, Snapshot
+from serving.endpoint import Knob
 from serving.query import (
     ANY,
     Answer,
@@ -52,6 +52,7 @@ from serving.query import (
 )
 from serving.search import search_alike
 from serving.settings import ServingSettings
+from serving.shadows import ShadowObserver, Shadows
 
 T = TypeVar("T")
 Asked = Literal["text", "image", "id"]
@@ -59,20 +60,12 @@ _SIGNS = 16  # a scan by signs in the graph index is at least so many times as f
 _TELLING, _READING = 1_000, 100_000  # multiply-adds in the time that one neighbor takes, by id and with its datapoint
 _MAX_FACET_TOKENS = 200
 _WRITERS = 8  # writes that share one sync of the disk
+_DEFAULTS = Options()
 _RESTRICTS: frozenset[FieldName] = frozenset({"restricts", "numeric_restricts"})
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What one request is answered from: an index version, the process that holds its encoders, and whose turn it is."""
-
-    version: IndexVersion
-    encoders: EncoderProcess
-    variant: str = ""
-
-
-class SearchObserver(Protocol):
-    """Is told of every search; a service counts it."""
+class SearchObserver(ShadowObserver, Protocol):
+    """Is told of every search and answer; a service counts them."""
 
     def searched(self, plan: str, n_queries: int, seconds: float) -> None: ...
 
@@ -82,68 +75,72 @@ class SearchObserver(Protocol):
 
     def wrote(self, live: LiveIndex, sequence: int) -> None: ...
 
+    def answered(self, endpoint: str, variant: str) -> None: ...
+
 
 class Recommender:
     """Neighbours of a text, a picture, an item or a vector. Belongs to one event loop."""
 
     def __init__(
-        self,
-        snapshot: Snapshot,
-        *,
-        settings: ServingSettings,
-        observer: SearchObserver | None = None,
-        live: LiveIndex | None = None,
-        endpoint: str = "",
+        self, deployments: Sequence[Deployment], *, settings: ServingSettings, observer: SearchObserver | None = None
     ) -> None:
-        """Answer for an endpoint from a snapshot, or from the newest one of a live index, which then takes writes too."""
-        self._endpoint = endpoint
-        self._sealed = snapshot
-        self._live = live
+        """Answer for endpoints that are open; the first of them where a request names none."""
+        self._deployments = {deployment.name: deployment for deployment in deployments}
+        self._first = deployments[0]
         self._settings = settings
         self._observer = observer
         self._threads = ThreadPoolExecutor(settings.search_threads, thread_name_prefix="search")
         # They wait for the disk and not the CPU, and for each other's writes apart, so that no reader holds up a writer.
         self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="write")
         self._waiters = ThreadPoolExecutor(_WRITERS, thread_name_prefix="wait")
+        self._unseen = ThreadPoolExecutor(1, thread_name_prefix="shadow")
+        self._shadows = Shadows(settings.shadow_queue, observer)
 
     @property
     def snapshot(self) -> Snapshot:
-        """What a request that begins now is answered from."""
-        if self._live is None:
-            return self._sealed
-        return Snapshot(self._live.snapshot, self._sealed.encoders, self._sealed.variant)
+        """What a request of nobody in particular that begins now is answered from."""
+        return self._first.control
+
+    def deployment(self, endpoint: str = "") -> Deployment:
+        """Return what serves an endpoint, the first one for "".
+
+        Raises:
+            NotFound: it is not served here.
+        """
+        if not endpoint:
+            return self._first
+        found = self._deployments.get(endpoint)
+        if found is None:
+            raise NotFound(
+                f"[route] endpoint {endpoint!r} is not served here; expected {', '.join(self._deployments)}; ask for that"
+            )
+        return found
+
+    @property
+    def deployments(self) -> tuple[Deployment, ...]:
+        """What serves each endpoint, the first first."""
+        return tuple(self._deployments.values())
 
     def _resolve(self, route: Route) -> Snapshot:
         """Return what answers a route.
 
         Raises:
-            NotFound: its endpoint is not served here.
+            NotFound: its endpoint is not served here, or its override names a variant that is gone.
+            Forbidden: its override does not hold.
         """
-        if route.endpoint not in ("", self._endpoint):
-            raise NotFound(
-                f"[route] endpoint {route.endpoint!r} is not served here; expected {self._endpoint!r}; ask for that"
-            )
-        return self.snapshot
+        return self.deployment(route.endpoint).resolve(route)
 
     @property
     def lives(self) -> tuple[LiveIndex, ...]:
         """What takes writes."""
-        return () if self._live is None else (self._live,)
+        controls = (deployment.control for deployment in self._deployments.values())
+        return tuple(control.live for control in controls if control.live is not None)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Wait for the searches and writes under way and refuse new ones."""
-        for threads in (self._threads, self._writers, self._waiters):
+        await self._shadows.stop()
+        for threads in (self._threads, self._writers, self._waiters, self._unseen):
             threads.shutdown(wait=True, cancel_futures=True)
-
-    def warm(self) -> None:
-        """Search every space once, approximately and exactly, so that no caller pays for the first touch."""
-        version = self.snapshot.version
-        for name, space in version.spaces.items():
-            if space.n_vectors:
-                first = np.zeros((1, space.dim), np.float32)
-                first[0, 0] = 1.0
-                version.search(first, 10, space=name)
-                version.search(first, 10, space=name, exact=True)
 
     async def search_text(
         self, text: str, options: Options, *, deadline: float, detail: Detail = "metadata", route: Route = ANY
@@ -249,8 +246,9 @@ class Recommender:
             )
         most = self._settings.max_neighbors if detail == "id" else self._settings.max_full_neighbors
         check_total(sum(max(query.options.k, 0) for query in queries), most)
-        spaces = tuple(self._checked_space(snapshot.version, query) for query in queries)
-        return await self._answer(snapshot, queries, spaces, detail, deadline)
+        answer = await self._find(snapshot, queries, detail, deadline)
+        self._mirror(route, lambda shadow, until: self._find(shadow, queries, "id", until))
+        return self._answered(route, answer)
 
     async def read_datapoints(
         self,
@@ -309,17 +307,21 @@ class Recommender:
             Unavailable: the disk takes no more.
             DeadlineExceeded: the time ran out.
         """
-        live = self._writable(len(writes), route)
-        if restricts_only:
-            return await self._write(live, [Change(w.datapoint, _RESTRICTS) for w in writes], request_id, deadline)
-        spaces = self._sealed.version.spaces
-        only = next(iter(spaces)) if len(spaces) == 1 else ""
-        upserts: list[Write] = []
-        for write in writes:
-            vectors = {name or only: vector[None] for name, vector in write.vectors.items()}
-            sparse = {} if write.sparse is None else {only: write.sparse}
-            upserts.append(Upsert(write.datapoint, vectors, sparse))
-        return await self._write(live, upserts, request_id, deadline)
+        self._check_writes(len(writes))
+
+        def prepare(live: LiveIndex) -> list[Write]:
+            if restricts_only:
+                return [Change(write.datapoint, _RESTRICTS) for write in writes]
+            spaces = live.snapshot.spaces
+            only = next(iter(spaces)) if len(spaces) == 1 else ""
+            upserts: list[Write] = []
+            for write in writes:
+                vectors = {name or only: vector[None] for name, vector in write.vectors.items()}
+                sparse = {} if write.sparse is None else {only: write.sparse}
+                upserts.append(Upsert(write.datapoint, vectors, sparse))
+            return upserts
+
+        return await self._write(prepare, request_id, deadline, route)
 
     async def remove(
         self, datapoint_ids: Sequence[str], *, deadline: float, request_id: str | None = None, route: Route = ANY
@@ -332,8 +334,9 @@ class Recommender:
             Unavailable: the disk takes no more.
             DeadlineExceeded: the time ran out; the write may be done all the same.
         """
-        live = self._writable(len(datapoint_ids), route)
-        return await self._write(live, [Delete(one) for one in datapoint_ids], request_id, deadline)
+        self._check_writes(len(datapoint_ids))
+        deletes = [Delete(one) for one in datapoint_ids]
+        return await self._write(lambda _: deletes, request_id, deadline, route)
 
     async def browse(self, wanted: Filter, n: int, *, offset: int = 0, deadline: float, route: Route = ANY) -> Window:
         """Return datapoints that pass a filter, spread over the whole catalogue: what a shop window shows before a query.
@@ -406,58 +409,89 @@ class Recommender:
         token = version.sequence if isinstance(version, LiveVersion) else 0
         return VersionInfo(version.version_id, version.created_at, version.n_datapoints, token, spaces)
 
-    def _writable(self, n_writes: int, route: Route) -> LiveIndex:
-        self._resolve(route)
-        if self._live is None:
-            raise InvalidInput(
-                "[write] this service takes no writes; start it with a write log: `likewise serve --log`"
-            )
+    def _check_writes(self, n_writes: int) -> None:
         if n_writes == 0:
             raise InvalidInput("[write] the request has no datapoints; expected at least one; add one")
         if n_writes > self._settings.max_writes:
             raise LimitExceeded(
                 f"[write] {n_writes:,} datapoints in one request; at most {self._settings.max_writes:,}; split the request"
             )
-        return self._live
 
     async def _write(
-        self, live: LiveIndex, writes: Sequence[Write], request_id: str | None, deadline: float
+        self, prepare: Callable[[LiveIndex], Sequence[Write]], request_id: str | None, deadline: float, route: Route
     ) -> Written:
-        def write() -> Appended:
-            return live.write(writes, request_id=request_id)
-
-        written = await self._in_thread(write, deadline, self._writers)
-        if self._observer is not None:
-            self._observer.wrote(live, written.last_sequence)
-        return Written(live.snapshot.version_id, written.last_sequence, written.is_repeat)
+        """Write through what control answers from; all variants of the endpoint follow the one log."""
+        deployment = self.deployment(route.endpoint)
+        while True:
+            live = deployment.control.live
+            if live is None:
+                raise InvalidInput(
+                    "[write] this service takes no writes; start it with a write log: `likewise serve --log`"
+                )
+            try:
+                written = await self._in_thread(partial(_written, live, prepare, request_id), deadline, self._writers)
+            except Unavailable:  # a version that is replaced at this moment is followed no more; nothing was written
+                if deployment.control.live is live:
+                    raise
+                continue
+            if self._observer is not None:
+                self._observer.wrote(live, written.last_sequence)
+            return Written(live.snapshot.version_id, written.last_sequence, written.is_repeat)
 
     async def _at_least(self, route: Route, min_version: int, deadline: float) -> Snapshot:
         """Return a snapshot that knows of a write."""
-        snapshot, live = self._resolve(route), self._live
-        if min_version <= 0 or (live is not None and live.snapshot.sequence >= min_version):
-            return snapshot
-        if live is None:
-            raise InvalidQuery(f"[search] min_version is {min_version} and this service takes no writes; leave it out")
-
-        def wait() -> LiveVersion:
-            return live.wait(min_version, deadline=deadline)
-
-        return replace(snapshot, version=await self._in_thread(wait, deadline, self._waiters))
+        while True:
+            snapshot = self._resolve(route)
+            live = snapshot.live
+            if min_version <= 0:
+                return snapshot
+            if live is None:
+                raise InvalidQuery(
+                    f"[search] min_version is {min_version} and this service takes no writes; leave it out"
+                )
+            if (newest := live.snapshot).sequence >= min_version:
+                return replace(snapshot, version=newest)
+            wait = partial(live.wait, min_version, deadline=deadline)
+            try:
+                return replace(snapshot, version=await self._in_thread(wait, deadline, self._waiters))
+            except Unavailable:  # likewise: what has replaced it knows of the write, or will
+                if self._resolve(route).live is live:
+                    raise
 
     async def _search_content(
         self, asked: Asked, content: Content, options: Options, deadline: float, detail: Detail, route: Route
     ) -> Answer:
         snapshot = self._resolve(route)
+        name, query = await self._encoded(snapshot, asked, content, options, deadline)
+        answer = await self._answer(snapshot, (query,), (name,), detail, deadline)
+
+        async def again(shadow: Snapshot, until: float) -> Answer:
+            if shadow.encoders is snapshot.encoders and name in shadow.version.spaces:
+                return await self._answer(shadow, (query,), (name,), "id", until)
+            its, encoded = await self._encoded(shadow, asked, content, options, until)
+            return await self._answer(shadow, (encoded,), (its,), "id", until)
+
+        self._mirror(route, again)
+        return self._answered(route, answer)
+
+    async def _encoded(
+        self, snapshot: Snapshot, asked: Asked, content: Content, options: Options, deadline: float
+    ) -> tuple[str, NeighborQuery]:
+        """Return the space that suits a content, and the query that its encoder makes of it."""
         name = _space_for(snapshot.version, asked, options.space)
-        space = snapshot.version.spaces[name]
-        if space.encoder is None:
+        if snapshot.version.spaces[name].encoder is None:
             raise InvalidQuery(
                 f"[search] space {name!r} was built from ready vectors and has no encoder; expected a query by vector or id"
             )
         self._check_options(options)  # before anything is encoded
         encoded = await snapshot.encoders.encode(name, content, deadline=deadline)
-        query = NeighborQuery(vector=encoded.vector, sparse=encoded.sparse, options=options)
-        return await self._answer(snapshot, (query,), (name,), detail, deadline)
+        return name, NeighborQuery(vector=encoded.vector, sparse=encoded.sparse, options=options)
+
+    async def _find(
+        self, snapshot: Snapshot, queries: Sequence[NeighborQuery], detail: Detail, deadline: float
+    ) -> Answer:
+        spaces = tuple(self._checked_space(snapshot.version, query) for query in queries)
+        return await self._answer(snapshot, queries, spaces, detail, deadline)
 
     async def _answer(
         self,
@@ -467,15 +501,31 @@ class Recommender:
         detail: Detail,
         deadline: float,
     ) -> Answer:
+        if snapshot.knobs:
+            queries = [replace(query, options=_turned(query.options, snapshot.knobs)) for query in queries]
+
         def search() -> Answer:
             return self._search(snapshot, queries, spaces, detail)
 
+        if snapshot.is_shadow:
+            return await self._in_thread(search, deadline, self._unseen)
         cost = sum(_multiply_adds(snapshot.version, query, space) for query, space in zip(queries, spaces, strict=True))
         cost += (_TELLING if detail == "id" else _READING) * sum(query.options.k for query in queries)
         if cost > self._settings.inline_multiply_adds:
             return await self._in_thread(search, deadline)
         _check_time(deadline)
         return search()
+
+    def _answered(self, route: Route, answer: Answer) -> Answer:
+        if self._observer is not None:
+            self._observer.answered(self.deployment(route.endpoint).name, answer.variant)
+        return answer
+
+    def _mirror(self, route: Route, ask: Callable[[Snapshot, float], Awaitable[Answer]]) -> None:
+        """Let the shadows of an endpoint see a copy of a request that was answered."""
+        for shadow in self.deployment(route.endpoint).shadows(route.request_id):
+            until = time.monotonic() + self._settings.request_deadline_s
+            self._shadows.mirror(shadow.variant, partial(ask, shadow, until))
 
     async def _in_thread(self, work: Callable[[], T], deadline: float, threads: ThreadPoolExecutor | None = None) -> T:
         def begin() -> T:
@@ -510,7 +560,7 @@ class Recommender:
             asked = [queries[at] for at in positions]
             began = time.perf_counter()
             found = search_alike(version, asked, space)
-            if self._observer is not None:
+            if self._observer is not None and not snapshot.is_shadow:
                 self._observer.searched(found.plan, len(asked), time.perf_counter() - began)
                 self._observer.found(version, asked, space, found)
             for at, neighbors in zip(positions, found.neighbors, strict=True):
@@ -583,6 +633,16 @@ def check_filter(wanted: Filter, max_restricts: int, max_tokens: int) -> None:
     n_tokens = sum(len(restrict.allow) + len(restrict.deny) for restrict in wanted.restricts)
     if n_tokens > max_tokens:
         raise LimitExceeded(f"[search] the filter has {n_tokens:,} tokens; at most {max_tokens:,}; send fewer")
+
+
+def _written(live: LiveIndex, prepare: Callable[[LiveIndex], Sequence[Write]], request_id: str | None) -> Appended:
+    return live.write(prepare(live), request_id=request_id)
+
+
+def _turned(options: Options, knobs: Mapping[str, Knob]) -> Options:
+    """Return options with a variant's knobs where the caller left the default."""
+    untouched = {name: value for name, value in knobs.items() if getattr(options, name) == getattr(_DEFAULTS, name)}
+    return replace(options, **untouched)  # type: ignore[arg-type]
 
 
 def _detailed(version: IndexVersion, neighbors: tuple[Found, ...], space: str, detail: Detail) -> tuple[Found, ...]:

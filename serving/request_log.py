@@ -11,11 +11,13 @@ from datetime import datetime, timezone
 
 import orjson
 
+from matching.errors import LimitExceeded
 from serving.auth import Principal
-from serving.query import Answer
+from serving.query import ANY, Answer, Route
 
 _requests = logging.getLogger("serving.requests")
 _audit = logging.getLogger("serving.audit")
+MAX_UNIT_CHARS = 256
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -31,10 +33,14 @@ class RequestRecord:
     k: int | None = None
     plan: str | None = None
     degraded: bool = False
+    variant: str | None = None
+    who: str | None = None
+    route: Route = ANY
 
     def answered(self, answer: Answer, k: int) -> None:
         """Note what an answer says of itself."""
         self.index_version, self.q, self.k = answer.version_id, len(answer.results), k
+        self.variant = answer.variant
         plans = {result.plan for result in answer.results}
         self.plan = plans.pop() if len(plans) == 1 else "mixed"
 
@@ -46,6 +52,19 @@ def request_id_from(given: str | None) -> str:
     return secrets.token_hex(8)
 
 
+def route_from(unit_id: str | None, override: str | None, endpoint: str | None, request_id: str) -> Route:
+    """Return the route that headers or metadata name.
+
+    Raises:
+        LimitExceeded: the unit id is too long.
+    """
+    if unit_id is not None and len(unit_id) > MAX_UNIT_CHARS:
+        raise LimitExceeded(
+            f"[route] the unit id has {len(unit_id):,} characters; at most {MAX_UNIT_CHARS}; send a shorter one"
+        )
+    return Route(endpoint or "", "", unit_id or "", override or "", request_id)
+
+
 def log_request(record: RequestRecord, code: str, latency_ms: float) -> None:
     """Write the line of a request."""
     if _requests.isEnabledFor(logging.INFO):
@@ -54,6 +73,7 @@ def log_request(record: RequestRecord, code: str, latency_ms: float) -> None:
             "transport": record.transport,
             "endpoint": record.endpoint,
             "code": code,
+            "variant": record.variant,
             "index_version": record.index_version,
             "q": record.q,
             "k": record.k,

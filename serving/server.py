@@ -1,4 +1,4 @@
-"""One process that serves one index version over HTTP and gRPC, from verification to the last drained request."""
+"""One process that serves one endpoint over HTTP and gRPC, from verification to the last drained request."""
 
 from __future__ import annotations
 
@@ -10,22 +10,19 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matching.errors import Unavailable
-from matching.live import LiveIndex, WriteLog
 from matching.store import Store
-from matching.version import IndexVersion
 from serving.admission import Admission
 from serving.auth import Gate
-from serving.encoder_process import EncoderProcess
+from serving.deployment import Deployment
 from serving.health import Health
 from serving.listener import check_exposure, grpc_tls, http_tls
 from serving.metrics import Metrics
 from serving.observation import Observation
-from serving.recommender import Recommender, Snapshot
+from serving.recommender import Recommender
 from serving.request_log import log_to_stderr
 from serving.settings import AuthSettings, ServingSettings, TlsSettings
 
@@ -55,13 +52,13 @@ def serve(
     as_json: bool = False,
     log_requests: bool = True,
 ) -> None:
-    """Serve a version until SIGTERM or SIGINT, then drain and return.
+    """Serve an endpoint until SIGTERM or SIGINT, then drain and return.
 
     Prints where it listens on standard output: `HTTP http://host:port` and `gRPC host:port`, or one JSON object.
 
     Args:
-        store: where the version lies.
-        name: an alias or a version id, resolved once.
+        store: where its versions lie.
+        name: an endpoint, an alias or a version id; where an alias moves, or the endpoint changes, the service follows.
         settings: limits and times.
         auth: who may ask, everybody when None.
         tls: how connections are encrypted, not at all when None.
@@ -87,19 +84,12 @@ def serve(
     check_exposure(host, has_auth=gate.is_on, has_tls=context is not None, is_accepted=settings.accept_insecure_network)
     with contextlib.ExitStack() as held:
         listener = held.enter_context(_bound(host, http_port))
-        version = store.open(name, verify=True)
-        live = None
-        if settings.write_log is not None:
-            log = held.enter_context(WriteLog.open(settings.write_log / version.version_id))
-            live = LiveIndex(version, log)
-            held.callback(live.close)
         uvloop.run(
             _serve(
+                store,
                 name,
-                version,
-                live=live,
-                store=store.path,
                 settings=settings,
+                auth=auth or AuthSettings(),
                 gate=gate,
                 context=context,
                 tls=tls,
@@ -113,12 +103,11 @@ def serve(
 
 
 async def _serve(
+    store: Store,
     name: str,
-    version: IndexVersion,
     *,
-    live: LiveIndex | None,
-    store: Path,
     settings: ServingSettings,
+    auth: AuthSettings,
     gate: Gate,
     context: ssl.SSLContext | None,
     tls: TlsSettings,
@@ -128,6 +117,57 @@ async def _serve(
     model_dir: Path | None,
     as_json: bool,
 ) -> None:
+    metrics = Metrics()
+    deployment = Deployment(
+        store,
+        name,
+        settings=settings,
+        observer=metrics,
+        model_dir=model_dir,
+        override_keys_file=auth.override_keys_file,
+    )
+    with contextlib.ExitStack() as looking:
+        try:
+            await deployment.open()
+            recommender = Recommender([deployment], settings=settings, observer=metrics)
+            admission = Admission(settings)
+            observation = Observation(metrics, recommender, admission, settings=settings, store=store.path)
+            looking.callback(observation.close)  # after the live indexes that it may wait for
+            try:
+                await _answer(
+                    recommender,
+                    metrics=metrics,
+                    admission=admission,
+                    settings=settings,
+                    gate=gate,
+                    context=context,
+                    tls=tls,
+                    host=host,
+                    listener=listener,
+                    grpc_port=grpc_port,
+                    as_json=as_json,
+                )
+            finally:
+                await recommender.close()
+        finally:
+            await deployment.close()
+
+
+async def _answer(
+    recommender: Recommender,
+    *,
+    metrics: Metrics,
+    admission: Admission,
+    settings: ServingSettings,
+    gate: Gate,
+    context: ssl.SSLContext | None,
+    tls: TlsSettings,
+    host: str,
+    listener: socket.socket,
+    grpc_port: int,
+    as_json: bool,
+) -> None:
+    """Answer over HTTP and gRPC until told to stop, or until the encoders cannot be loaded."""
     from serving.grpc import GrpcApi
     from serving.http import HttpApi
     from serving.http_connection import http_server
@@ -137,16 +177,9 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
 
-    metrics = Metrics()
-    metrics.serves(version.n_datapoints, datetime.fromisoformat(version.created_at).timestamp())
-    specs = {name: space.encoder for name, space in version.spaces.items() if space.encoder is not None}
-    encoders = EncoderProcess(specs, settings=settings, model_dir=model_dir, observer=metrics)
-    snapshot = Snapshot(version, encoders, variant=name)
-    recommender = Recommender(snapshot, settings=settings, observer=metrics, live=live, endpoint=name)
-    health = Health(encoders, is_verified=True, live=live)
-    dim = next(iter(version.spaces.values())).dim
-    admission = Admission(settings)
-    observation = Observation(metrics, recommender, admission, settings=settings, store=store)
+    snapshot = recommender.snapshot
+    health = Health(recommender.deployments)
+    dim = next(iter(snapshot.version.spaces.values())).dim
     http = HttpApi(recommender, health=health, metrics=metrics, gate=gate, settings=settings, example_vector_dim=dim)
     grpc_api = GrpcApi(recommender, gate=gate, metrics=metrics, settings=settings, admission=admission)
     try:
@@ -154,7 +187,6 @@ async def _serve(
     except RuntimeError:
         raise Unavailable(f"[serve] gRPC port {grpc_port} of {host} is taken or not ours; choose another") from None
 
-    encoders.start()
     await grpc_api.start()
     server = http_server(http.app(), settings=settings, metrics=metrics, admission=admission, tls=context)
     running = asyncio.create_task(server.serve(sockets=[listener]), name="http")
@@ -162,12 +194,16 @@ async def _serve(
         await asyncio.sleep(0.005)
     scheme = "http" if context is None else "https"
     http_url = f"{scheme}://{_shown(host)}:{listener.getsockname()[1]}"
-    _announce(http_url, f"{_shown(host)}:{grpc_port}", version.version_id, as_json=as_json)
+    _announce(http_url, f"{_shown(host)}:{grpc_port}", snapshot.version.version_id, as_json=as_json)
     try:
-        await loop.run_in_executor(None, recommender.warm)
+        for deployment in recommender.deployments:
+            await loop.run_in_executor(None, deployment.warm)
+            deployment.follow()
         health.warmed()
         watching = asyncio.create_task(_tell_grpc(health, grpc_api), name="health")
-        ends = [running, asyncio.ensure_future(stopping.wait()), asyncio.ensure_future(encoders.refused.wait())]
+        first = [process for deployment in recommender.deployments for process in deployment.all_encoders]
+        refusing = [asyncio.ensure_future(process.refused.wait()) for process in first]
+        ends = [running, asyncio.ensure_future(stopping.wait()), *refusing]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         watching.cancel()
     finally:
@@ -177,12 +213,10 @@ async def _serve(
         await asyncio.sleep(_NOTICE_S)
         server.should_exit = True
         await asyncio.gather(running, grpc_api.stop(settings.drain_s))
-        await encoders.stop()
-        recommender.close()
-        observation.close()
         _log.info("stopped")
-    if encoders.refused.is_set():
-        raise Unavailable(encoders.refusal)
+    for process in first:
+        if process.refused.is_set():
+            raise Unavailable(process.refusal)
 
 
 async def _tell_grpc(health: Health, grpc_api: GrpcApi) -> None:

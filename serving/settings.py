@@ -24,6 +24,9 @@ class AuthSettings(BaseModel):
     jwt_algorithms: tuple[Algorithm, ...] = Field(
         default=("RS256", "ES256", "EdDSA"), min_length=1, description="algorithms that may sign a token"
     )
+    override_keys_file: Path | None = Field(
+        default=None, description="keys that sign variant overrides, one a line; no override holds where not set"
+    )
     requests_per_s: float | None = Field(
         default=None, gt=0, description="requests a second that one caller may ask; no limit where not set"
     )
@@ -57,6 +60,9 @@ class ServingSettings(BaseModel):
     write_log: Path | None = Field(
         default=None, description="folder of the write log; a service without one takes no writes"
     )
+    follow_s: float = Field(default=0.5, gt=0, description="how often the store is asked whether an alias has moved")
+    activation_s: float = Field(default=300.0, gt=0, description="a new version is tried, opened and warm by then")
+    shadow_queue: int = Field(default=64, ge=1, description="requests that wait to be copied to a shadow; more are not")
     max_writes: int = Field(default=1000, ge=1, description="datapoints in one upsert or removal")
     max_text_chars: int = Field(default=2000, ge=1, description="characters of a text query")
     max_image_bytes: int = Field(default=10 * 2**20, ge=1024, description="bytes of an uploaded picture")

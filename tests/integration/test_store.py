@@ -175,6 +175,43 @@ def test_aliases_keep_who_when_from_to_and_why(store: Store, make_version: MakeV
         store.set_alias(first.version_id, second.version_id, why="odd")
 
 
+def test_a_rollback_leads_one_version_further_back_each_time(store: Store, make_version: MakeVersion) -> None:
+    ids = [make_version(*shop(20 + at)).version_id for at in range(4)]
+    store.set_alias("shop", ids[0], why="built")
+    with pytest.raises(NotFound, match=f"'shop' named nothing before {ids[0]}"):
+        store.version_before("shop")
+    for version_id in ids[1:]:
+        store.set_alias("shop", version_id, why="newer")
+    store.set_alias("shop", ids[3], why="the same again")
+    for expected in (ids[2], ids[1]):
+        assert store.version_before("shop") == expected
+        store.set_alias("shop", store.version_before("shop"), why="roll back")
+    store.set_alias("shop", ids[3], why="after all")
+    assert store.version_before("shop") == ids[1]
+
+
+def test_endpoints_keep_their_history_and_are_changed_by_one_at_a_time(store: Store) -> None:
+    assert store.endpoints() == ()
+    assert store.endpoint_history("home") == ()
+    before = store.stamp(["shop"], "home")
+    store.set_endpoint("home", {"split": [1]}, n_before=0, why="new", by="ann")
+    assert store.stamp(["shop"], "home") != before
+    with pytest.raises(AlreadyExists, match=r"'home' was changed 1 times; expected 0.*try again"):
+        store.set_endpoint("home", {"split": [2]}, n_before=0, why="late")
+    store.set_endpoint("home", {"split": [3]}, n_before=1, why="later", by="bob")
+    assert [(c.by, c.why, c.told) for c in store.endpoint_history("home")] == [
+        ("ann", "new", {"split": [1]}),
+        ("bob", "later", {"split": [3]}),
+    ]
+    assert store.endpoints() == ("home",)
+    file = store.path / "endpoints" / "home.jsonl"
+    file.write_bytes(file.read_bytes().replace(b"later", b"lader"))
+    with pytest.raises(CorruptArtifact, match="line 2 of the history of endpoint 'home'"):
+        store.endpoint_history("home")
+    with pytest.raises(InvalidInput, match="cannot be a name"):
+        store.endpoint_history("../home")
+
+
 def test_torn_alias_line_never_took_effect_and_a_damaged_one_is_refused(
     store: Store, make_version: MakeVersion
 ) -> None:
