@@ -1,3 +1,3 @@
 """Fixtures for all tests."""
 
-pytest_plugins = ["tests.versions"]
+pytest_plugins = ["tests.brokers", "tests.versions"]

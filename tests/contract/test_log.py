@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 from matching.errors import InvalidInput, LimitExceeded, NotFound, Unavailable
 from matching.live import Appended, Log, Record, WriteLog
+from matching.live.stream_log import Broker, StreamLog
+from tests.brokers import BrokerProcess
 
 Open = Callable[[], "contextlib.AbstractContextManager[Log]"]
 
@@ -20,10 +23,15 @@ def file_opener(folder: Path) -> Open:
     return lambda: WriteLog.open(folder, segment_bytes=2_000)
 
 
-@pytest.fixture(params=["file"])
-def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+def stream_opener(broker: BrokerProcess) -> Open:
+    name = f"test-{uuid.uuid4().hex}"
+    return lambda: StreamLog.open(Broker((broker.url,)), name, held_bytes=100_000)
+
+
+@pytest.fixture(params=["file", "stream"])
+def opener(request: pytest.FixtureRequest, tmp_path: Path, broker: BrokerProcess) -> Open:
     """Return what opens the log, the same one each time."""
-    return file_opener(tmp_path / "log")
+    return file_opener(tmp_path / "log") if request.param == "file" else stream_opener(broker)
 
 
 @pytest.fixture

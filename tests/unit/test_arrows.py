@@ -28,6 +28,7 @@ HOMES = {
     "fastapi": {"serving/http.py"},
     "uvicorn": {"serving/"},
     "grpc": {"serving/"},
+    "nats": {"matching/live/stream_log.py"},
     "jwt": {"serving/jwt_verifier.py"},
     "prometheus_client": {"serving/metrics.py"},
     "fastavro": {"index_builder/catalog/vector_files.py"},
@@ -37,6 +38,7 @@ HOMES = {
     "nanobind": set(),
 }
 READ_LATE = {
+    "matching/live/stream_log.py",
     "serving/http.py",
     "serving/grpc.py",
     "serving/grpc_admission.py",
@@ -54,6 +56,7 @@ LAZY = {
     "grpc",
     "uvicorn",
     "jwt",
+    "nats",
     "PIL",
 }
 
