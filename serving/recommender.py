@@ -29,7 +29,7 @@ from matching.errors import (
 )
 from matching.live import Appended, Change, Delete, LiveIndex, LiveVersion, Upsert, Write
 from matching.live.write import FieldName
-from matching.version import IndexVersion, SearchResult
+from matching.version import MAX_K, IndexVersion, SearchResult
 from serving.deployment import Deployment, Snapshot
 from serving.endpoint import Knob
 from serving.query import (
@@ -244,8 +244,6 @@ class Recommender:
             raise LimitExceeded(
                 f"[search] {len(queries)} queries in one request; at most {self._settings.max_queries}; split the request"
             )
-        most = self._settings.max_neighbors if detail == "id" else self._settings.max_full_neighbors
-        check_total(sum(max(query.options.k, 0) for query in queries), most)
         answer = await self._find(snapshot, queries, detail, deadline)
         self._mirror(route, lambda shadow, until: self._find(shadow, queries, "id", until))
         return self._answered(route, answer)
@@ -491,6 +489,8 @@ class Recommender:
         self, snapshot: Snapshot, queries: Sequence[NeighborQuery], detail: Detail, deadline: float
     ) -> Answer:
         spaces = tuple(self._checked_space(snapshot.version, query) for query in queries)
+        most = self._settings.max_neighbors if detail == "id" else self._settings.max_full_neighbors
+        check_total(sum(query.options.k for query in queries), most)
         return await self._answer(snapshot, queries, spaces, detail, deadline)
 
     async def _answer(
@@ -589,9 +589,9 @@ class Recommender:
             raise InvalidQuery(f"[search] the crowding cap is {options.crowding_cap}; expected 0 for none, or more")
         if options.effort is not None and options.effort < 1:
             raise InvalidQuery(f"[search] approximate_neighbor_count is {options.effort}; expected 1 or more, or none")
-        if options.effort is not None and options.effort > 100 * self._settings.max_k:
+        if options.effort is not None and options.effort > MAX_K:
             raise LimitExceeded(
-                f"[search] approximate_neighbor_count is {options.effort:,}; at most {100 * self._settings.max_k:,}"
+                f"[search] approximate_neighbor_count is {options.effort:,}; at most {MAX_K:,}; ask for fewer"
             )
         _ = options.fusion  # checks it
         if options.recall_target is not None and not 0.0 < options.recall_target <= 1.0:
