@@ -34,7 +34,7 @@ $(VENV)/.files: FORCE | $(VENV)/bin/pip
 FORCE:
 
 $(STAMP): constraints.txt pyproject.toml $(NATIVE) $(VENV)/.files | $(VENV)/bin/pip
-	$(INSTALL) cmake nanobind ninja scikit-build-core
+	$(INSTALL) cmake nanobind ninja numpy scikit-build-core
 	$(INSTALL) --no-build-isolation --editable ".[$(FAISS),encode,models,serve,dev]"
 	@touch $@
 

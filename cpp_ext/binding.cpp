@@ -1,5 +1,6 @@
 // The Python face of the kernels: checks every argument, borrows its memory, calls without the GIL, hands back arrays
 // that own theirs.
+#define LIKEWISE_IMPORTS_NUMPY
 #include "binding.h"
 
 #include <limits>
@@ -368,6 +369,7 @@ nb::object py_crc32c(nb::handle data, nb::handle block_bytes) {
 NB_MODULE(_native, m) {
   using namespace nb::literals;
   using namespace likewise;
+  if (_import_array() < 0) throw nb::python_error();
   m.doc() = "Native kernels; cpp_ext.reference documents each function.";
   m.def("backend", [] { return simd().name; });
   m.def("scan", py_scan, "vectors"_a.none(), "queries"_a.none(), "k"_a.none(), nb::kw_only(), "metric"_a.none(),

@@ -2,9 +2,15 @@
 // of reference.py word for word.
 #pragma once
 
+#define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
+#define PY_ARRAY_UNIQUE_SYMBOL likewise_numpy
+#ifndef LIKEWISE_IMPORTS_NUMPY
+#define NO_IMPORT_ARRAY
+#endif
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
+#include <numpy/arrayobject.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -210,43 +216,53 @@ std::unique_ptr<T[]> uninitialised(size_t n) {
   return std::make_unique_for_overwrite<T[]>(n);
 }
 
-// A plain array of T seen through the buffer protocol, at a tenth of what nb::ndarray costs; anything else is not
-// valid.
+// An array of T as NumPy itself sees it, at a tenth of what nb::ndarray costs; anything else is not valid. The caller
+// keeps it alive.
 template <class T>
 class View {
  public:
-  View(nb::handle object, int n_dims, bool is_writable = false) {
-    const int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (is_writable ? PyBUF_WRITABLE : 0);
-    has_view_ = PyObject_CheckBuffer(object.ptr()) != 0 && PyObject_GetBuffer(object.ptr(), &view_, flags) == 0;
-    if (!has_view_) PyErr_Clear();
-    is_valid_ = has_view_ && view_.ndim == n_dims && view_.itemsize == sizeof(T) && is_format() &&
-                reinterpret_cast<uintptr_t>(view_.buf) % alignof(T) == 0;
+  View(nb::handle object, int n_dims) {
+    if (PyArray_Check(object.ptr()) == 0) return;
+    array_ = reinterpret_cast<PyArrayObject*>(object.ptr());
+    is_valid_ = PyArray_NDIM(array_) == n_dims && holds_type() && PyArray_IS_C_CONTIGUOUS(array_) &&
+                PyArray_ISALIGNED(array_) && PyArray_ISNOTSWAPPED(array_);
   }
-  ~View() {
-    if (has_view_) PyBuffer_Release(&view_);
-  }
-  View(const View&) = delete;
-  View& operator=(const View&) = delete;
 
   bool is_valid() const { return is_valid_; }
-  int n_dims() const { return view_.ndim; }
-  size_t length(int axis) const { return static_cast<size_t>(view_.shape[axis]); }
-  T* data() const { return static_cast<T*>(view_.buf); }
+  size_t length(int axis) const { return static_cast<size_t>(PyArray_DIM(array_, axis)); }
+  size_t size() const { return static_cast<size_t>(PyArray_SIZE(array_)); }
+  const T* data() const { return static_cast<const T*>(PyArray_DATA(array_)); }
 
  private:
-  bool is_format() const {
-    const char* format = view_.format == nullptr ? "" : view_.format;
-    if (format[0] == '\0' || format[1] != '\0') return false;
-    if constexpr (std::is_same_v<T, float>) return format[0] == 'f';
-    if constexpr (std::is_same_v<T, int32_t>) return format[0] == 'i';
-    if constexpr (std::is_same_v<T, int64_t>) return format[0] == 'l' || format[0] == 'q';
-    if constexpr (std::is_same_v<T, uint64_t>) return format[0] == 'L' || format[0] == 'Q';
-    return false;
+  // long and long long are two types of NumPy's and one of ours
+  bool holds_type() const {
+    const char kind = PyArray_DESCR(array_)->kind;
+    const char wanted = std::is_floating_point_v<T> ? 'f' : std::is_signed_v<T> ? 'i' : 'u';
+    return kind == wanted && PyArray_ITEMSIZE(array_) == sizeof(T);
   }
 
-  Py_buffer view_{};
-  bool has_view_ = false;
+  PyArrayObject* array_ = nullptr;
   bool is_valid_ = false;
+};
+
+// A new matrix of float or int64_t for a search to fill.
+template <class T>
+class NewMatrix {
+ public:
+  NewMatrix(size_t n_rows, size_t n_columns) {
+    npy_intp shape[] = {static_cast<npy_intp>(n_rows), static_cast<npy_intp>(n_columns)};
+    const int type = std::is_same_v<T, float> ? NPY_FLOAT32 : NPY_INT64;
+    object_ = nb::steal(PyArray_SimpleNew(2, shape, type));
+    if (!object_.is_valid()) throw nb::python_error();
+    values_ = {static_cast<T*>(PyArray_DATA(reinterpret_cast<PyArrayObject*>(object_.ptr()))), n_rows * n_columns};
+  }
+
+  std::span<T> values() { return values_; }
+  nb::object take() { return std::move(object_); }
+
+ private:
+  nb::object object_;
+  std::span<T> values_;
 };
 
 // One a binding file.

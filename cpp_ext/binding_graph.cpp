@@ -123,11 +123,10 @@ size_t small_integer(nb::handle object, int64_t limit) {
   return overflow == 0 && value >= 1 && value <= limit ? static_cast<size_t>(value) : 0;
 }
 
-// The usual search, of arguments that need no conversion and hold what they should: results of numpy.empty, filled.
+// The usual search, of arguments that need no conversion and hold what they should.
 // None for anything else: the slow way knows what to say of it.
 nb::object quick_search(const GraphIndex& index, nb::handle queries, nb::handle k, float spread, float margin,
-                        nb::handle keep, nb::handle threads, nb::handle empty, nb::handle row_type,
-                        nb::handle distance_type) {
+                        nb::handle keep, nb::handle threads) {
   const size_t n_nearest = small_integer(k, max_k);
   const size_t n_threads = small_integer(threads, max_threads);
   if (n_nearest == 0 || n_threads == 0) return nb::none();
@@ -141,21 +140,17 @@ nb::object quick_search(const GraphIndex& index, nb::handle queries, nb::handle 
     bits.emplace(keep, 1);
     if (!bits->is_valid() || bits->length(0) != words_for(index.size())) return nb::none();
   }
-  const nb::object shape = nb::make_tuple(n, n_nearest);
-  nb::object rows = empty(shape, row_type);
-  nb::object distances = empty(shape, distance_type);
-  const View<int64_t> found_rows(rows, 2, true);
-  const View<float> found_distances(distances, 2, true);
-  if (!found_rows.is_valid() || !found_distances.is_valid()) return nb::none();
+  NewMatrix<int64_t> rows(n, n_nearest);
+  NewMatrix<float> distances(n, n_nearest);
   GraphSearch request{{asked.data(), n * asked.length(1)}, n, n_nearest, spread, margin};
   request.keep = bits ? bits->data() : nullptr;
   request.n_keep_words = bits ? bits->length(0) : 0;
   request.n_threads = n_threads;
   {
     const nb::gil_scoped_release released;
-    index.search(request, {{found_rows.data(), n * n_nearest}, {found_distances.data(), n * n_nearest}}, {});
+    index.search(request, {rows.values(), distances.values()}, {});
   }
-  return nb::make_tuple(rows, distances);
+  return nb::make_tuple(rows.take(), distances.take());
 }
 
 template <class T>
@@ -290,8 +285,7 @@ void bind_graph(nb::module_& m) {
       .def_static("first_unfit_row", unfit, "vectors"_a)
       .def("search", search, "queries"_a, "k"_a, "spread"_a, "margin"_a, "exact"_a, "keep"_a.none(), "threads"_a,
            "trace"_a)
-      .def("quick_search", quick_search, "queries"_a, "k"_a, "spread"_a, "margin"_a, "keep"_a.none(), "threads"_a,
-           "empty"_a, "row_type"_a, "distance_type"_a)
+      .def("quick_search", quick_search, "queries"_a, "k"_a, "spread"_a, "margin"_a, "keep"_a.none(), "threads"_a)
       .def("arrays", [](nb::handle_t<GraphIndex> self) { return arrays(self); })
       .def("add", add, "vectors"_a, "threads"_a)
       .def("join", join, "threads"_a)

@@ -48,50 +48,40 @@ struct HeldSpace {
   SearchSpace space;
 };
 
+// What an argument holds, nothing for None.
 template <class T>
-std::span<const T> borrowed(const std::optional<View<T>>& view, const char* name, size_t wanted) {
-  if (!view) return {};
-  size_t n = view->is_valid() ? 1 : 0;
-  for (int axis = 0; n != 0 && axis < view->n_dims(); ++axis) n *= view->length(axis);
-  if (!view->is_valid() || n != wanted) {
+std::span<const T> borrowed(nb::handle object, int n_dims, const char* name, size_t wanted) {
+  if (object.is_none()) return {};
+  const View<T> view(object, n_dims);
+  if (!view.is_valid() || view.size() != wanted) {
     wrong_value(std::string("[space] ") + name + " is no array of " + std::to_string(wanted) + " of the expected type");
   }
-  return {view->data(), n};
+  return {view.data(), wanted};
 }
 
 nb::object search(const HeldSpace& held, nb::handle queries, size_t k, float effort, size_t n_candidates,
-                  nb::handle matching, size_t n_matching, nb::handle bias, nb::handle tags, size_t tag_cap,
-                  nb::handle empty, nb::handle row_type, nb::handle distance_type) {
+                  nb::handle matching, size_t n_matching, nb::handle bias, nb::handle tags, size_t tag_cap) {
   const SearchSpace& space = held.space;
   const View<float> asked(queries, 2);
   if (!asked.is_valid() || asked.length(1) != space.dim() || k == 0) {
     wrong_value("[space] queries are no float32 array [q, " + std::to_string(space.dim()) + "], or k is 0");
   }
   const size_t n = asked.length(0);
-  std::optional<View<uint64_t>> bits;
-  std::optional<View<float>> biases;
-  std::optional<View<int32_t>> codes;
-  if (!matching.is_none()) bits.emplace(matching, 1);
-  if (!bias.is_none()) biases.emplace(bias, 2);
-  if (!tags.is_none()) codes.emplace(tags, 1);
-  const nb::object shape = nb::make_tuple(n, k);
-  nb::object rows = empty(shape, row_type);
-  nb::object distances = empty(shape, distance_type);
-  const View<int64_t> found_rows(rows, 2, true);
-  const View<float> found_distances(distances, 2, true);
-  SpaceSearch request{{asked.data(), n * asked.length(1)}, n, k, effort, n_candidates};
-  if (bits) request.matching = borrowed(bits, "matching", words_for(space.n_rows())).data();
+  NewMatrix<int64_t> rows(n, k);
+  NewMatrix<float> distances(n, k);
+  SpaceSearch request{{asked.data(), asked.size()}, n, k, effort, n_candidates};
+  request.matching = borrowed<uint64_t>(matching, 1, "matching", words_for(space.n_rows())).data();
   request.n_matching = n_matching;
-  request.bias = borrowed(biases, "bias", n * space.n_rows());
-  if (tag_cap != 0) request.tags = borrowed(codes, "tags", space.n_rows());
-  if (tag_cap != 0 && !codes) wrong_value("[space] a cap without tags; give both");
+  request.bias = borrowed<float>(bias, 2, "bias", n * space.n_rows());
+  if (tag_cap != 0) request.tags = borrowed<int32_t>(tags, 1, "tags", space.n_rows());
+  if (tag_cap != 0 && tags.is_none()) wrong_value("[space] a cap without tags; give both");
   request.tag_cap = tag_cap;
   size_t n_scored = 0;
   {
     const nb::gil_scoped_release released;
-    n_scored = space.search(request, {{found_rows.data(), n * k}, {found_distances.data(), n * k}});
+    n_scored = space.search(request, {rows.values(), distances.values()});
   }
-  return nb::make_tuple(rows, distances, n_scored);
+  return nb::make_tuple(rows.take(), distances.take(), n_scored);
 }
 
 }  // namespace
@@ -102,7 +92,7 @@ void bind_space(nb::module_& m) {
       .def(nb::init<std::vector<GivenShard>, size_t, size_t, nb::handle, size_t>(), "shards"_a, nb::kw_only(), "dim"_a,
            "n_rows"_a, "metric"_a, "best_of"_a)
       .def("search", search, "queries"_a, "k"_a, "effort"_a, "n_candidates"_a, "matching"_a.none(), "n_matching"_a,
-           "bias"_a.none(), "tags"_a.none(), "tag_cap"_a, "empty"_a, "row_type"_a, "distance_type"_a);
+           "bias"_a.none(), "tags"_a.none(), "tag_cap"_a);
 }
 
 }  // namespace likewise

@@ -49,9 +49,6 @@ class NativeGraph(Protocol):
         margin: float,
         keep: object,
         threads: object,
-        empty: Callable[..., NDArray[np.generic]],
-        row_type: np.dtype[np.int64],
-        distance_type: np.dtype[np.float32],
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None: ...
     def add(self, vectors: NDArray[np.float32], threads: int) -> int: ...
     def join(self, threads: int) -> None: ...

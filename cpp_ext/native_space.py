@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
@@ -35,9 +35,6 @@ class NativeSpace(Protocol):
         bias: NDArray[np.float32] | None,
         tags: NDArray[np.int32] | None,
         tag_cap: int,
-        empty: Callable[..., NDArray[np.generic]],
-        row_type: np.dtype[np.int64],
-        distance_type: np.dtype[np.float32],
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
         """Return rows, distances and how many of them were computed; releases the GIL once. Effort 0 scans."""
         ...

@@ -42,8 +42,6 @@ DEFAULT_RECALL = 0.95
 DEFAULT_DEGREE = 32
 DEFAULT_BUILD_BEAM = 100
 
-_INT64 = np.dtype(np.int64)
-_FLOAT32 = np.dtype(np.float32)
 _LAYOUTS: tuple[Layout, ...] = ("fast", "compact")
 _METRICS: tuple[Metric, ...] = ("ip", "cosine", "l2")
 _PLANS: tuple[Plan, ...] = ("graph", "scan", "graph, then scan")
@@ -262,7 +260,7 @@ class GraphIndex:
         """
         knobs = self._knobs.get((effort, recall_target))
         if knobs is not None and not exact:
-            usual = self._quick_search(queries, k, knobs[0], knobs[1], mask, threads, np.empty, _INT64, _FLOAT32)
+            usual = self._quick_search(queries, k, knobs[0], knobs[1], mask, threads)
             if usual is not None:
                 return usual
         found = self._search(queries, k, effort, recall_target, mask, n_rows, exact, threads, False)

@@ -28,8 +28,6 @@ Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 PlanKind = Literal["exact", "graph", "ivf"]
 _REFINE = 10  # IVF-PQ ranks that many times k candidates again: 8-bit codes alone order the first ten badly
 _WIDEN = 4
-_INT64 = np.dtype(np.int64)
-_FLOAT32 = np.dtype(np.float32)
 _MAX_PLANS = 256
 _SPARE = 4  # the graph index ranks by 16 bits: what it takes for the k-th may be a little farther than the next
 
@@ -319,9 +317,6 @@ class Space:
                 ask.bias,
                 tags if tag_cap else None,
                 tag_cap,
-                np.empty,
-                _INT64,
-                _FLOAT32,
             )
         if plan.kind == "exact":
             rows, distances = self._scan(ask)
