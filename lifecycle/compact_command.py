@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +14,7 @@ import typer
 from index_builder.compact import compact
 from lifecycle.settings import load_settings
 from lifecycle.terminal import ProgressBar, out, print_json
-from matching.errors import GateRefused
+from matching.errors import AlreadyExists, GateRefused
 from matching.live import WriteLog, truncate_log
 from matching.live.retention import LEAST_KEPT
 from matching.store import Store
@@ -49,7 +52,11 @@ def compact_version(
     held = Store(store)
     base = held.history(alias)[-1].new
     settings = load_settings(context.obj)
-    with WriteLog.open(log / (endpoint or alias), read_only=True) as written, ProgressBar() as progress:
+    with (
+        _alone(held, alias),
+        WriteLog.open(log / (endpoint or alias), read_only=True) as written,
+        ProgressBar() as progress,
+    ):
         built = compact(held, base, written, settings=settings.build, progress=progress, last_sequence=up_to)
     manifest = built.manifest
     n_writes = manifest.log_sequence - int(str(manifest.source["first_sequence"])) + 1
@@ -104,3 +111,18 @@ def truncate_log_of(
         print_json({"first_sequence": first, "last_sequence": last, "n_dropped": first - before[0], "n_bytes": n_bytes})
     else:
         out.print(f"{first - before[0]:,} writes, {n_bytes:,} bytes dropped; the log holds {first:,} to {last:,}")
+
+
+@contextlib.contextmanager
+def _alone(store: Store, alias: str) -> Iterator[None]:
+    """Keep a second compaction of an alias away.
+
+    Raises:
+        AlreadyExists: one is under way.
+    """
+    with (store.path / "aliases" / f"{alias}.jsonl").open("rb") as history:
+        try:
+            fcntl.flock(history, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyExists(f"[compact] {alias} is being compacted already; wait for that to end") from None
+        yield

@@ -29,6 +29,7 @@ from matching.store import AliasMove, Store
 from matching.version import IndexVersion
 from serving.encoder_process import EncoderObserver, EncoderProcess
 from serving.endpoint import Endpoint, Knob, Variant
+from serving.grown import Grown
 from serving.opened_version import OpenedVersion, Opener, check_form, form_of, warm
 from serving.override import parse_override_keys, read_override
 from serving.query import Route
@@ -221,6 +222,38 @@ class Deployment:
     def takes_writes(self) -> bool:
         """Whether there is a log."""
         return self._log is not None
+
+    @property
+    def log(self) -> WriteLog | None:
+        """Of the writes; None where none are taken."""
+        return self._log
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """What the variants answer from, where all of them name aliases; nothing where one names a version."""
+        known = self._store.aliases()
+        names = {variant.index or self.name for variant in self._served.endpoint.variants}
+        return tuple(sorted(names)) if names <= known.keys() else ()
+
+    def grown(self) -> tuple[Grown, ...]:
+        """Return how far each alias has grown beyond its version; those that have not, or name another now, are left out."""
+        served, found = self._served, {}
+        aliases = self._store.aliases()
+        for variant in served.endpoint.variants:
+            alias, opened = variant.index or self.name, served.arms[variant.name]
+            if opened.live is None or aliases.get(alias) != opened.version_id:
+                continue
+            sequence = opened.live.snapshot.sequence
+            if sequence > opened.sealed.manifest.log_sequence:
+                found[alias] = Grown(
+                    alias=alias,
+                    variant=variant.name,
+                    version_id=opened.version_id,
+                    n_datapoints=opened.sealed.n_datapoints,
+                    n_written=opened.live.n_written,
+                    sequence=sequence,
+                )
+        return tuple(found.values())
 
     def resolve(self, route: Route) -> Snapshot:
         """Return what answers a request.

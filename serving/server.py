@@ -17,6 +17,7 @@ from matching.errors import Unavailable
 from matching.store import Store
 from serving.admission import Admission
 from serving.auth import Gate
+from serving.compaction import Compaction
 from serving.deployment import Deployment
 from serving.health import Health
 from serving.listener import check_exposure, grpc_tls, http_tls
@@ -126,9 +127,11 @@ async def _serve(
         model_dir=model_dir,
         override_keys_file=auth.override_keys_file,
     )
+    compaction = Compaction(deployment, store, settings=settings)
     with contextlib.ExitStack() as looking:
         try:
             await deployment.open()
+            compaction.follow()
             recommender = Recommender([deployment], settings=settings, observer=metrics)
             admission = Admission(settings)
             observation = Observation(metrics, recommender, admission, settings=settings, store=store.path)
@@ -150,6 +153,7 @@ async def _serve(
             finally:
                 await recommender.close()
         finally:
+            await compaction.close()
             await deployment.close()
 
 

@@ -63,6 +63,19 @@ class ServingSettings(BaseModel):
     follow_s: float = Field(default=0.5, gt=0, description="how often the store is asked whether an alias has moved")
     activation_s: float = Field(default=300.0, gt=0, description="a new version is tried, opened and warm by then")
     shadow_queue: int = Field(default=64, ge=1, description="requests that wait to be copied to a shadow; more are not")
+    compact_after_writes: int = Field(
+        default=100_000,
+        ge=0,
+        description="writes after which they are folded into the next version, in the background; never where 0",
+    )
+    compact_after_frac: float = Field(
+        default=0.1, ge=0, description="and at least so large a share of the version's datapoints"
+    )
+    log_keeps_versions: int | None = Field(
+        default=None,
+        ge=2,
+        description="versions of each alias that the log reaches back to after a compaction; nothing is dropped where not set",
+    )
     max_writes: int = Field(default=1000, ge=1, description="datapoints in one upsert or removal")
     max_text_chars: int = Field(default=2000, ge=1, description="characters of a text query")
     max_image_bytes: int = Field(default=10 * 2**20, ge=1024, description="bytes of an uploaded picture")
