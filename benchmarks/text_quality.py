@@ -7,6 +7,7 @@ was tuned to that one: the first 25 words of a description ask for their own pro
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import harness
 import numpy as np
@@ -69,6 +70,17 @@ def measure(encoder: TextEncoder, asked: list[str], pool: list[str], truth: NDAr
     }
 
 
+def abt_buy(catalog: Path) -> tuple[list[str], list[str], NDArray[np.int64]]:
+    """Return the titles at Abt of all known pairs as questions, all titles at Buy as answers, and the true rows."""
+    products = pq.read_table(catalog / "product_matching" / "products.parquet").to_pylist()
+    pairs = pq.read_table(catalog / "product_matching" / "matches.parquet").to_pylist()
+    titles = {row["id"]: row["title"] for row in products}
+    buy = [row for row in products if row["side"] == "buy"]
+    row_of = {row["id"]: at for at, row in enumerate(buy)}
+    truth = np.array([row_of[pair["right_id"]] for pair in pairs])
+    return [titles[pair["left_id"]] for pair in pairs], [row["title"] for row in buy], truth
+
+
 def described(rows: list[dict[str, str]]) -> tuple[list[str], list[str], NDArray[np.int64]]:
     """Return descriptions as questions, all titles as answers, and the true rows."""
     own = [at for at, row in enumerate(rows) if row["description"] and len(row["description"]) > 20][:N_DESCRIPTIONS]
@@ -82,24 +94,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     threads = parser.parse_args().threads
     catalog = harness.data_dir() / "text_catalog"
+    asked, pool, truth = abt_buy(catalog)
     products = pq.read_table(catalog / "product_matching" / "products.parquet").to_pylist()
-    pairs = pq.read_table(catalog / "product_matching" / "matches.parquet").to_pylist()
-    titles = {row["id"]: row["title"] for row in products}
-    buy = [row for row in products if row["side"] == "buy"]
-    row_of = {row["id"]: at for at, row in enumerate(buy)}
-    truth = np.array([row_of[pair["right_id"]] for pair in pairs])
     encoder = TextEncoder(n_threads=threads)
     figures: dict[str, object] = {
         "alpha": encoder.alpha,
-        "abt_title_to_buy": measure(
-            encoder, [titles[pair["left_id"]] for pair in pairs], [row["title"] for row in buy], truth
-        ),
+        "abt_title_to_buy": measure(encoder, asked, pool, truth),
         "description_to_title": {
             "retail_demo_store": measure(
                 encoder, *described(pq.read_table(catalog / "retail_demo_store.parquet").to_pylist())
             ),
             "google": measure(encoder, *described([row for row in products if row["side"] == "google"])),
-            "buy": measure(encoder, *described(buy)),
+            "buy": measure(encoder, *described([row for row in products if row["side"] == "buy"])),
         },
     }
     harness.write("text_quality", figures)

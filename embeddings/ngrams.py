@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embeddings.sparse_text import batches, check_recipe
 from matching.datapoint import SparseRows
+from matching.errors import InvalidInput
 
 N_DIMENSIONS = 1 << 18
 GRAM_LENGTHS = (3, 4)
 DIGIT_WEIGHT = 2.0  # n-grams of a word with a digit count twice: such words name one product
 MAX_CHARS = 4096
+DEFAULT_ALPHA = 0.4
 
 _WORD = re.compile(r"[^\W_]+")
 _PUNCTUATION = re.compile(r"[\W_]+")
@@ -29,12 +33,95 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64
 
 
+class Ngrams:
+    """Unit rows of n-grams weighed by a catalogue's idf, so that a score is a cosine.
+
+    Args:
+        document_frequency: int32[262144], how many of the catalogue's texts hold each n-gram; set by `fit`.
+        n_documents: how many texts were counted.
+
+    Raises:
+        InvalidInput: an array of another shape.
+    """
+
+    def __init__(self, *, document_frequency: NDArray[np.int32] | None = None, n_documents: int = 0) -> None:
+        if document_frequency is not None and document_frequency.shape != (N_DIMENSIONS,):
+            raise InvalidInput(
+                f"[load encoder] document_frequency has shape {document_frequency.shape}; expected ({N_DIMENSIONS},); build the "
+                "index again"
+            )
+        self._df = document_frequency
+        self._n_documents = n_documents
+        # BM25's idf, always above 0; an n-gram that the catalogue lacks weighs most and lowers all scores of its query alike.
+        self._idf = (
+            None
+            if document_frequency is None
+            else np.log1p((n_documents - document_frequency + 0.5) / (document_frequency + 0.5)).astype(np.float32)
+        )
+
+    @classmethod
+    def from_counts(
+        cls, recipe: Mapping[str, Any], params: Mapping[str, Any], arrays: Mapping[str, NDArray[np.generic]]
+    ) -> Ngrams:
+        """Return what `recipe` and `counted` told.
+
+        Raises:
+            InvalidInput: they do not fit each other or this release.
+        """
+        check_recipe(recipe, cls().recipe())
+        held = arrays.get("document_frequency")
+        frequency = None if held is None else np.ascontiguousarray(held, np.int32)
+        return cls(document_frequency=frequency, n_documents=params["n_documents"])
+
+    @property
+    def alpha(self) -> float:
+        return DEFAULT_ALPHA
+
+    @property
+    def is_fitted(self) -> bool:
+        return self._idf is not None
+
+    def fit(self, texts: Iterable[str]) -> Ngrams:
+        frequency = np.zeros(N_DIMENSIONS, np.int64)
+        n_documents = 0
+        for batch in batches(texts):
+            frequency += np.bincount(count_ngrams(batch).dimensions, minlength=N_DIMENSIONS)
+            n_documents += len(batch)
+        if n_documents == 0:
+            raise InvalidInput("[fit text encoder] there is no text to count; expected at least one")
+        return Ngrams(document_frequency=frequency.astype(np.int32), n_documents=n_documents)
+
+    def documents(self, texts: Sequence[str]) -> SparseRows:
+        assert self._idf is not None
+        counted = count_ngrams(texts)
+        values = counted.values * self._idf[counted.dimensions]
+        norms = np.sqrt(np.add.reduceat(np.r_[values.astype(np.float64) ** 2, 0.0], counted.offsets[:-1]))
+        lengths = np.diff(counted.offsets)
+        norms = np.where(lengths == 0, 1.0, norms)  # reduceat gives an empty row its neighbour's number
+        return SparseRows(counted.offsets, counted.dimensions, (values / np.repeat(norms, lengths)).astype(np.float32))
+
+    def queries(self, texts: Sequence[str]) -> SparseRows:
+        return self.documents(texts)
+
+    def recipe(self) -> dict[str, object]:
+        return {
+            "n_dimensions": N_DIMENSIONS,
+            "gram_lengths": list(GRAM_LENGTHS),
+            "digit_weight": DIGIT_WEIGHT,
+            "max_chars": MAX_CHARS,
+            "recipe": 1,
+        }
+
+    def counted(self) -> tuple[dict[str, object], Mapping[str, NDArray[np.generic]]]:
+        return {"n_documents": self._n_documents}, {} if self._df is None else {"document_frequency": self._df}
+
+
 def count_ngrams(texts: Sequence[str]) -> SparseRows:
     """Return each text's distinct n-gram dimensions, ascending, with weighted, damped counts (1 + ln n) * mean weight.
 
     Only the first 4,096 characters of a text count.
     """
-    words, owner, weights = _words(texts)
+    words, owner, weights = words_of(texts)
     n_texts = len(texts)
     if not words:
         return SparseRows(np.zeros(n_texts + 1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
@@ -51,7 +138,8 @@ def count_ngrams(texts: Sequence[str]) -> SparseRows:
     return _summed(np.concatenate(keys), np.concatenate(shares), n_texts)
 
 
-def _words(texts: Sequence[str]) -> tuple[list[str], NDArray[np.int64], NDArray[np.float64]]:
+def words_of(texts: Sequence[str]) -> tuple[list[str], NDArray[np.int64], NDArray[np.float64]]:
+    """Return the words of all texts in order, the number of each one's text, and its weight: 2 with a digit in it, else 1."""
     words: list[str] = []
     owner: list[int] = []
     weights: list[float] = []

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embeddings.bm25 import Bm25
 from embeddings.encoder import Content, Decoded, Modality, all_decoded, check_between, digest_of
 from embeddings.model_file import MINILM, check_weights, ensure_model
-from embeddings.ngrams import DIGIT_WEIGHT, GRAM_LENGTHS, MAX_CHARS, N_DIMENSIONS, count_ngrams
+from embeddings.ngrams import Ngrams
 from embeddings.onnx_model import OnnxModel
+from embeddings.sparse_text import SparseKind, SparseText
 from matching.datapoint import SparseRows
 from matching.encoder_spec import EncoderSpec
 from matching.errors import InvalidContent, InvalidInput, MissingExtra
@@ -22,28 +23,27 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 KIND = "minilm"
-DEFAULT_ALPHA = 0.4
 _DIM = 384
 _MAX_TOKENS = 256  # what the model was trained for
 _MODEL_TOKENS = 512
 _TOKENS_A_RUN = 1024  # a run's activations stay in the cache
 _TEXTS_A_SORT = 1024
+_SPARSE: dict[SparseKind, type[Ngrams] | type[Bm25]] = {"ngrams": Ngrams, "bm25": Bm25}
 _CHARS_A_TOKEN = 32  # of a longer text the rest is not even tokenised
 
 
 class TextEncoder:
-    """all-MiniLM-L6-v2 through ONNX Runtime, and hashed character n-grams weighed by a catalogue's idf.
+    """all-MiniLM-L6-v2 through ONNX Runtime, and a sparse side: n-grams or BM25 by a catalogue's counts.
 
-    The score of a text query is `alpha * cos(dense) + (1 - alpha) * cos(sparse)`. `encode` gives the dense side and needs no
-    fitting; `sparse` needs `fit`. Texts beyond `max_tokens` word pieces are cut. Thread-compatible.
+    The joined score of a text query is `alpha * cos(dense) + (1 - alpha) * sparse`. `encode` gives the dense side and needs no
+    fitting; `sparse` and `sparse_documents` need `fit`. Texts beyond `max_tokens` word pieces are cut. Thread-compatible.
 
     Args:
         model_dir: where exported models lie, `DEFAULT_MODEL_DIR` when None.
         n_threads: threads of one run.
         max_tokens: 3 to 512 word pieces, the two marks of begin and end included.
-        alpha: share of the dense side, 0 to 1.
-        document_frequency: int32[262144], how many of the catalogue's texts hold each n-gram; set by `fit`.
-        n_documents: how many texts it was counted over.
+        alpha: share of the dense side, 0 to 1; None takes what suits the sparse one.
+        sparse: the sparse side by its kind, or one that was fitted.
 
     Raises:
         InvalidInput: a number out of its range.
@@ -57,30 +57,25 @@ class TextEncoder:
         model_dir: Path | None = None,
         n_threads: int = 1,
         max_tokens: int = _MAX_TOKENS,
-        alpha: float = DEFAULT_ALPHA,
-        document_frequency: NDArray[np.int32] | None = None,
-        n_documents: int = 0,
+        alpha: float | None = None,
+        sparse: SparseKind | SparseText = "ngrams",
         _shared: tuple[OnnxModel, Tokenizer] | None = None,
     ) -> None:
         check_between("max_tokens", max_tokens, 3, _MODEL_TOKENS)
         check_between("n_threads", n_threads, 1, 1024)
-        check_between("alpha", alpha, 0.0, 1.0)
+        self._sparse: SparseText = _SPARSE[sparse]() if isinstance(sparse, str) else sparse
+        self._alpha = self._sparse.alpha if alpha is None else float(alpha)
+        check_between("alpha", self._alpha, 0.0, 1.0)
         self._max_tokens = max_tokens
-        self._alpha = float(alpha)
-        self._df = document_frequency
-        self._n_documents = n_documents
-        self._idf = None if document_frequency is None else _inverse(document_frequency, n_documents)
         self._model, self._tokenizer = _shared or _load(model_dir, n_threads, max_tokens)
         dense = {"weights": MINILM.weights_sha256, "tokenizer": MINILM.tokenizer_sha256, "max_tokens": max_tokens}
         self._vector_id = digest_of(KIND, {**dense, "pooling": "mean", "norm": "l2", "recipe": 1})
         self._space_id = self._vector_id
-        if document_frequency is not None:
-            params: dict[str, object] = {
-                "dense": self._vector_id,
-                "n_documents": n_documents,
-                "sparse": _sparse_recipe(),
-            }
-            self._space_id = digest_of(KIND, params, {"document_frequency": document_frequency})
+        if self._sparse.is_fitted:
+            counts, arrays = self._sparse.counted()
+            self._space_id = digest_of(
+                KIND, {"dense": self._vector_id, "sparse": self._sparse.recipe(), **counts}, arrays
+            )
 
     @classmethod
     def from_spec(cls, spec: EncoderSpec, *, model_dir: Path | None = None, n_threads: int = 1) -> TextEncoder:
@@ -92,30 +87,13 @@ class TextEncoder:
         """
         check_weights(MINILM, spec.params.get("weights_sha256"))
         try:
-            recipe, n_documents = spec.params["sparse"], cast(int, spec.params["n_documents"])
+            recipe = cast("dict[str, object]", spec.params["sparse"])
             max_tokens, alpha = cast(int, spec.params["max_tokens"]), cast(float, spec.params["alpha"])
+            kind = cast(SparseKind, recipe.get("kind", "ngrams"))
+            sparse = _SPARSE.get(kind, Ngrams).from_counts(recipe, spec.params, spec.arrays)
         except KeyError as error:
             raise InvalidInput(f"[load encoder] the spec of {KIND!r} lacks {error}; build the index again") from error
-        if recipe != _sparse_recipe():
-            raise InvalidInput(
-                f"[load encoder] the spec's sparse side was made as {recipe}; expected {_sparse_recipe()}; build the index again "
-                "with this release"
-            )
-        held = spec.arrays.get("document_frequency")
-        frequency = None if held is None else np.ascontiguousarray(held, np.int32)
-        if frequency is not None and frequency.shape != (N_DIMENSIONS,):
-            raise InvalidInput(
-                f"[load encoder] document_frequency has shape {frequency.shape}; expected ({N_DIMENSIONS},); build the "
-                "index again"
-            )
-        return cls(
-            model_dir=model_dir,
-            n_threads=n_threads,
-            max_tokens=max_tokens,
-            alpha=alpha,
-            document_frequency=frequency,
-            n_documents=n_documents,
-        )
+        return cls(model_dir=model_dir, n_threads=n_threads, max_tokens=max_tokens, alpha=alpha, sparse=sparse)
 
     @property
     def modality(self) -> Modality:
@@ -141,7 +119,7 @@ class TextEncoder:
     @property
     def is_fitted(self) -> bool:
         """Whether the sparse side has seen a catalogue."""
-        return self._idf is not None
+        return self._sparse.is_fitted
 
     @property
     def space_id(self) -> str:
@@ -165,47 +143,45 @@ class TextEncoder:
         return vectors
 
     def fit(self, texts: Iterable[str]) -> TextEncoder:
-        """Count the n-grams of a catalogue's texts, once over them, and return the encoder with that sparse side.
+        """Count a catalogue's texts, once over them, and return the encoder with that sparse side.
 
-        Memory does not grow with the number of texts. The dense side stays as it is, and shares its memory.
+        Memory grows with the words of BM25, not with the texts. The dense side stays as it is, and shares its memory.
 
         Raises:
             InvalidInput: there is no text.
         """
-        frequency = np.zeros(N_DIMENSIONS, np.int64)
-        n_documents = 0
-        for batch in _batches(texts, _TEXTS_A_SORT):
-            frequency += np.bincount(count_ngrams(batch).dimensions, minlength=N_DIMENSIONS)
-            n_documents += len(batch)
-        if n_documents == 0:
-            raise InvalidInput("[fit text encoder] there is no text to count; expected at least one")
         return TextEncoder(
             max_tokens=self._max_tokens,
             alpha=self._alpha,
-            document_frequency=frequency.astype(np.int32),
-            n_documents=n_documents,
+            sparse=self._sparse.fit(texts),
             _shared=(self._model, self._tokenizer),
         )
 
     def sparse(self, texts: Sequence[str]) -> SparseRows:
-        """Return unit rows of idf-weighted n-grams, dimensions ascending; a text without a letter or digit has an empty row.
+        """Return the sparse rows of asking texts, dimensions ascending; a text without a letter or digit has an empty row.
 
         Raises:
             InvalidInput: the encoder was not fitted.
         """
-        if self._idf is None:
+        return self._fitted().queries(texts)
+
+    def sparse_documents(self, texts: Sequence[str]) -> SparseRows:
+        """Return those of indexed texts; their inner product with an asking row is the sparse score.
+
+        Raises:
+            InvalidInput: the encoder was not fitted.
+        """
+        return self._fitted().documents(texts)
+
+    def _fitted(self) -> SparseText:
+        if not self._sparse.is_fitted:
             raise InvalidInput(
                 "[sparse] the text encoder has seen no catalogue; expected a fitted one; call fit(texts) first"
             )
-        counted = count_ngrams(texts)
-        values = counted.values * self._idf[counted.dimensions]
-        norms = np.sqrt(np.add.reduceat(np.r_[values.astype(np.float64) ** 2, 0.0], counted.offsets[:-1]))
-        lengths = np.diff(counted.offsets)
-        norms = np.where(lengths == 0, 1.0, norms)  # reduceat gives an empty row its neighbour's number
-        return SparseRows(counted.offsets, counted.dimensions, (values / np.repeat(norms, lengths)).astype(np.float32))
+        return self._sparse
 
     def spec(self) -> EncoderSpec:
-        arrays: dict[str, NDArray[np.generic]] = {} if self._df is None else {"document_frequency": self._df}
+        counts, arrays = self._sparse.counted()
         return EncoderSpec(
             KIND,
             {
@@ -213,8 +189,8 @@ class TextEncoder:
                 "weights_sha256": MINILM.weights_sha256,
                 "max_tokens": self._max_tokens,
                 "alpha": self._alpha,
-                "n_documents": self._n_documents,
-                "sparse": _sparse_recipe(),
+                "sparse": self._sparse.recipe(),
+                **counts,
             },
             arrays,
         )
@@ -272,24 +248,3 @@ def _load(model_dir: Path | None, n_threads: int, max_tokens: int) -> tuple[Onnx
     tokenizer.no_padding()  # the file asks for 128 tokens, padded
     tokenizer.enable_truncation(max_tokens)
     return OnnxModel(files.onnx, n_threads=n_threads), tokenizer
-
-
-def _inverse(frequency: NDArray[np.int32], n_documents: int) -> NDArray[np.float32]:
-    # BM25's idf, always above 0; an n-gram that the catalogue lacks weighs most and lowers all scores of its query alike.
-    return np.log1p((n_documents - frequency + 0.5) / (frequency + 0.5)).astype(np.float32)
-
-
-def _sparse_recipe() -> dict[str, object]:
-    return {
-        "n_dimensions": N_DIMENSIONS,
-        "gram_lengths": list(GRAM_LENGTHS),
-        "digit_weight": DIGIT_WEIGHT,
-        "max_chars": MAX_CHARS,
-        "recipe": 1,
-    }
-
-
-def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    stream = iter(texts)
-    while batch := list(islice(stream, size)):
-        yield batch

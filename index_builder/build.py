@@ -220,7 +220,7 @@ class _CatalogBuild:
             space.alpha = encoder.alpha
             sparse = self._draft.new_sparse(space)
             for batch in _batched(self._texts(), _BATCH):
-                sparse.append(encoder.sparse([text for _, text in batch]), _owners(batch))
+                sparse.append(encoder.sparse_documents([text for _, text in batch]), _owners(batch))
         self._progress.begin("text: embed", self._n_texts)
         owners = (_owners(batch) for batch in _batched(self._texts(), _BATCH))
         contents = ([Content(text=text) for _, text in batch] for batch in _batched(self._texts(), _BATCH))

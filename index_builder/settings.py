@@ -44,6 +44,9 @@ class BuildSettings(BaseModel):
     memory_budget_bytes: int | None = Field(
         default=None, ge=1 << 20, description="memory an index may keep resident; half of the machine's where not set"
     )
+    text_sparse: Literal["ngrams", "bm25"] = Field(
+        default="ngrams", description="sparse side of the text space: character n-grams, or words weighed by BM25"
+    )
     max_reject_frac: float = Field(
         default=0.01, ge=0, le=1, description="share of rejected rows or pictures that refuses a build"
     )

@@ -50,6 +50,10 @@ def build(
         float | None, typer.Option("--max-reject-frac", help="Share of rejects that refuses a build.")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="The same input and seed give the same index.")] = None,
+    text_sparse: Annotated[
+        Literal["ngrams", "bm25"] | None,
+        typer.Option("--text-sparse", help="Sparse side of texts: character n-grams, or words weighed by BM25."),
+    ] = None,
     text_model: Annotated[
         str | None,
         typer.Option("--text-model", help="A sentence-transformers model by path or name, instead of MiniLM."),
@@ -71,7 +75,7 @@ def build(
         raise InvalidInput("[build] give either --catalog or --vectors")
     check_name(name)
     settings = load_settings(context.obj)
-    chosen = _with(settings.build, plan, recall_target, max_effort, max_reject_frac, seed)
+    chosen = _with(settings.build, plan, recall_target, max_effort, max_reject_frac, seed, text_sparse)
     held = Store(store, create=True)
     try:
         parent = held.resolve(name)
@@ -164,7 +168,7 @@ def _from_catalog(
         )
     else:
         text = (
-            TextEncoder(model_dir=model_dir, n_threads=encode.threads)
+            TextEncoder(model_dir=model_dir, n_threads=encode.threads, sparse=chosen.text_sparse)
             if text_model is None
             else SentenceTransformerEncoder(text_model, n_threads=encode.threads)
         )
@@ -214,6 +218,7 @@ def _with(
     max_effort: int | None,
     max_reject_frac: float | None,
     seed: int | None,
+    text_sparse: str | None,
 ) -> BuildSettings:
     given = {
         "plan": plan,
@@ -221,6 +226,7 @@ def _with(
         "max_effort": max_effort,
         "max_reject_frac": max_reject_frac,
         "seed": seed,
+        "text_sparse": text_sparse,
     }
     try:
         return BuildSettings(**{**settings.model_dump(), **{k: v for k, v in given.items() if v is not None}})

@@ -18,6 +18,8 @@ from lifecycle.terminal import out, print_json, print_table
 from lifecycle.version_commands import JsonOption, StoreOption
 from matching.datapoint import Filter, NumericRestrict, NumericType, Operator, Restrict, SparseRows
 from matching.errors import InvalidInput, InvalidQuery
+from matching.fusion import Fusion
+from matching.hybrid import search_hybrid
 from matching.store import Store
 from matching.version import IndexVersion, SearchResult
 
@@ -55,11 +57,18 @@ def search(
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Scan instead of searching the index.")] = False,
     recall_target: Annotated[float | None, typer.Option("--recall-target", help="Recall to search for.")] = None,
+    rrf: Annotated[
+        float | None,
+        typer.Option("--rrf", help="Fuse dense and sparse rankings by ranks: 0 sparse alone, 1 dense alone."),
+    ] = None,
+    weighted: Annotated[float | None, typer.Option("--weighted", help="Fuse them by scores instead.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the nearest datapoints of a text, a picture, an item or a vector.
 
     Example: `likewise search --store shop --name shop --text "red rain jacket" -k 5 --number "price<=80"`
+
+    Example: `likewise search --store shop --name shop --text "sony ps-lx350h" --rrf 0.5`
     """
     asked = [text is not None, image is not None, datapoint_id is not None, vector is not None]
     if sum(asked) != 1:
@@ -67,6 +76,7 @@ def search(
     version = Store(store).open(name)
     chosen = space or _space_for(version, text=text is not None, image=image is not None, item=datapoint_id is not None)
     wanted = _filter(version, restrict or [], number or [])
+    fusion = _fusion(rrf, weighted, is_text=text is not None)
     start = time.perf_counter()
     knobs = {
         "space": chosen,
@@ -84,8 +94,21 @@ def search(
             else _encoded(version, chosen, text, image, load_settings(context.obj).encode)
         )
         start = time.perf_counter()
-        result = version.search(vectors, k, sparse=sparse, **knobs)  # type: ignore[arg-type]
+        if fusion is not None:
+            result = search_hybrid(version, k, fusion=fusion, vectors=vectors, sparse=sparse, **knobs)  # type: ignore[arg-type]
+        else:
+            result = version.search(vectors, k, sparse=sparse, **knobs)  # type: ignore[arg-type]
     _show(version, result, chosen, (time.perf_counter() - start) * 1e3, as_json=as_json)
+
+
+def _fusion(rrf: float | None, weighted: float | None, *, is_text: bool) -> Fusion | None:
+    if rrf is None and weighted is None:
+        return None
+    if rrf is not None and weighted is not None:
+        raise InvalidInput("[search] --rrf and --weighted are given; give one")
+    if not is_text:
+        raise InvalidInput("[search] --rrf and --weighted fuse the two sides of a text; give --text, or leave them out")
+    return Fusion("rrf", rrf) if rrf is not None else Fusion("score", weighted or 0.0)
 
 
 def _space_for(version: IndexVersion, *, text: bool, image: bool, item: bool) -> str:
