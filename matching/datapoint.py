@@ -79,6 +79,11 @@ class SparseRows:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def row(self, at: int) -> SparseRows:
+        """Return one of the rows as a batch of its own."""
+        part = slice(int(self.offsets[at]), int(self.offsets[at + 1]))
+        return SparseRows(np.array([0, part.stop - part.start], np.int64), self.dimensions[part], self.values[part])
+
 
 class Neighbor(NamedTuple):
     """One result; a smaller distance is nearer. Distances are -dot (ip), 1 - cos (cosine), squared L2 (l2).

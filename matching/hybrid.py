@@ -91,6 +91,57 @@ def search_hybrid(
     )
 
 
+def search_hybrid_by_id(
+    version: IndexVersion,
+    datapoint_ids: Sequence[str],
+    k: int,
+    *,
+    space: str,
+    fusion: Fusion,
+    include_self: bool = False,
+    filter: Filter = Filter(),
+    crowding_cap: int = 0,
+    exact: bool = False,
+    effort: int | None = None,
+    recall_target: float | None = None,
+) -> SearchResult:
+    """Return the best k datapoints by the dense and the sparse sides of datapoints; of several vectors of one, the mean asks.
+
+    Raises:
+        NotFound: no such space or datapoint.
+        InvalidQuery: the space has no sparse side, a datapoint has no vector and the dense side has a share, or a knob is out of
+            range.
+    """
+    sparse = version.sparse_vectors(datapoint_ids, space)
+    parts = []
+    for at, (datapoint_id, own) in enumerate(zip(datapoint_ids, version.vectors(datapoint_ids, space), strict=True)):
+        vectors = own.mean(axis=0, dtype=np.float32)[None] if len(own) else None
+        parts.append(
+            search_hybrid(
+                version,
+                k,
+                space=space,
+                fusion=fusion,
+                vectors=vectors,
+                sparse=None if sparse is None else sparse.row(at),
+                filter=filter,
+                crowding_cap=crowding_cap,
+                exact=exact,
+                effort=effort,
+                recall_target=recall_target,
+                exclude=() if include_self else (datapoint_id,),
+            )
+        )
+    return SearchResult(
+        tuple(part.neighbors[0] for part in parts),
+        parts[0].plan,
+        parts[0].effort,
+        max(part.n_matching for part in parts),
+        sum(part.n_scanned for part in parts),
+        version.version_id,
+    )
+
+
 def _checked_sides(space: Space, fusion: Fusion, queries: NDArray[np.float32] | None, sparse: SparseRows | None) -> int:
     """Return how many queries there are."""
     if fusion.alpha > 0.0 and queries is None:
@@ -152,9 +203,7 @@ class _Ask:
     def sparse_scores(self, sparse: SparseRows, at: int) -> NDArray[np.float32]:
         """Return the inner products of one sparse query with all rows, float32[n]."""
         assert self.space.sparse is not None
-        part = slice(int(sparse.offsets[at]), int(sparse.offsets[at + 1]))
-        one = SparseRows(np.array([0, part.stop - part.start], np.int64), sparse.dimensions[part], sparse.values[part])
-        (scores,) = self.space.sparse.scores(one, self.space.n_rows)
+        (scores,) = self.space.sparse.scores(sparse.row(at), self.space.n_rows)
         return cast(NDArray[np.float32], scores)
 
     def rank_sparse(self, scores: NDArray[np.float32]) -> Ranking:

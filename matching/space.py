@@ -96,6 +96,10 @@ class SparseSide(Protocol):
         """Return the inner products of sparse queries with all datapoints, float32[q, n_rows]."""
         ...
 
+    def vectors(self, rows: NDArray[np.int64], n_rows: int) -> SparseRows:
+        """Return the sparse vectors of some of all n_rows datapoints; empty for those without one."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class SparseIndex:
@@ -124,6 +128,22 @@ class SparseIndex:
                 self.offsets, self.rows, self.weights, terms[known].astype(np.int64), weights[known], n_rows
             )
         return scores
+
+    def vectors(self, rows: NDArray[np.int64], n_rows: int) -> SparseRows:
+        """Return the sparse vectors of some datapoints, in their order, dimensions ascending; reads every entry once."""
+        wanted, places = np.unique(rows, return_inverse=True)
+        number = np.full(n_rows, -1, np.int32)
+        number[wanted] = np.arange(len(wanted), dtype=np.int32)
+        owners = number[self.rows]
+        entries = np.flatnonzero(owners >= 0)  # by term, and so by dimension
+        entries = entries[np.argsort(owners[entries], kind="stable")]
+        counts = np.bincount(owners[entries], minlength=len(wanted))
+        starts = (np.cumsum(counts) - counts)[places]
+        lengths = counts[places]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        taken = entries[np.arange(int(offsets[-1])) - np.repeat(offsets[:-1] - starts, lengths)]
+        terms = np.searchsorted(self.offsets, taken, side="right") - 1
+        return SparseRows(offsets, np.asarray(self.dimensions[terms]), np.asarray(self.weights[taken]))
 
 
 class Space:

@@ -228,6 +228,16 @@ class IndexVersion:
         target = self.space(space)
         return tuple(target.vectors_of(self._row(i)) for i in datapoint_ids)
 
+    def sparse_vectors(self, datapoint_ids: Sequence[str], space: str) -> SparseRows | None:
+        """Return the sparse vectors of datapoints in a space, one row each; None where the space has no sparse side.
+
+        Raises:
+            NotFound: an id or the space is unknown.
+        """
+        target = self.space(space)
+        rows = np.array([self._row(i) for i in datapoint_ids], np.int64)
+        return None if target.sparse is None else target.sparse.vectors(rows, target.n_rows)
+
     def facets(self, namespace: str) -> dict[str, int]:
         """Return how many datapoints have each token of a namespace, most frequent first."""
         return self.columns.facets(namespace)

@@ -102,7 +102,7 @@ class NeighborQuery:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One neighbor of an answer; `datapoint` and `vectors` (float32[m, dim]) are there when the caller asked for them.
+    """One neighbor of an answer; `datapoint`, `vectors` (float32[m, dim]) and the `sparse` row are there when asked for.
 
     `sparse_distance` is the negated inner product of the sparse sides, where dense and sparse were searched apart; `distance` is
     then 0 for a datapoint or a query without a dense vector.
@@ -114,6 +114,7 @@ class Found:
     datapoint: Datapoint | None = None
     vectors: NDArray[np.float32] | None = None
     sparse_distance: float | None = None
+    sparse: SparseRows | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +154,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ReadAnswer:
-    """Datapoints in the order asked, each with its vectors (float32[m, dim]) in one space."""
+    """Datapoints in the order asked, each with its vectors (float32[m, dim]) and its sparse row in one space."""
 
     version_id: str
     space: str
     datapoints: tuple[Datapoint, ...]
     vectors: tuple[NDArray[np.float32], ...]
+    sparse: tuple[SparseRows | None, ...]
 
 
 @dataclass(frozen=True, slots=True)

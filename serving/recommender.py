@@ -50,7 +50,7 @@ from serving.query import (
     Window,
     Written,
 )
-from serving.search import search_alike
+from serving.search import search_alike, sparse_told
 from serving.settings import ServingSettings
 from serving.shadows import ShadowObserver, Shadows
 
@@ -276,7 +276,11 @@ class Recommender:
 
         def read() -> ReadAnswer:
             return ReadAnswer(
-                version.version_id, name, version.datapoints(datapoint_ids), version.vectors(datapoint_ids, name)
+                version.version_id,
+                name,
+                version.datapoints(datapoint_ids),
+                version.vectors(datapoint_ids, name),
+                sparse_told(version, datapoint_ids, name),
             )
 
         return await self._in_thread(read, deadline)
@@ -511,7 +515,8 @@ class Recommender:
             return await self._in_thread(search, deadline, self._unseen)
         cost = sum(_multiply_adds(snapshot.version, query, space) for query, space in zip(queries, spaces, strict=True))
         cost += (_TELLING if detail == "id" else _READING) * sum(query.options.k for query in queries)
-        if cost > self._settings.inline_multiply_adds:
+        reads_sparse = detail == "vectors" and any(snapshot.version.spaces[name].has_sparse for name in spaces)
+        if reads_sparse or cost > self._settings.inline_multiply_adds:
             return await self._in_thread(search, deadline)
         _check_time(deadline)
         return search()
@@ -652,10 +657,10 @@ def _detailed(version: IndexVersion, neighbors: tuple[Found, ...], space: str, d
     datapoints = version.datapoints(ids)
     if detail == "metadata":
         return tuple(replace(n, datapoint=datapoint) for n, datapoint in zip(neighbors, datapoints, strict=True))
-    vectors = version.vectors(ids, space)
+    vectors, sparse = version.vectors(ids, space), sparse_told(version, ids, space)
     return tuple(
-        replace(n, datapoint=datapoint, vectors=own)
-        for n, datapoint, own in zip(neighbors, datapoints, vectors, strict=True)
+        replace(n, datapoint=datapoint, vectors=own, sparse=row)
+        for n, datapoint, own, row in zip(neighbors, datapoints, vectors, sparse, strict=True)
     )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from matching.datapoint import SparseRows
 from matching.errors import InvalidQuery
 from matching.fusion import SPARSE_ONLY, Fusion
-from matching.hybrid import search_hybrid
+from matching.hybrid import search_hybrid, search_hybrid_by_id
 from matching.version import IndexVersion, SearchResult
 from serving.query import NeighborQuery, Options
 
@@ -50,13 +50,23 @@ def search_alike(version: IndexVersion, queries: Sequence[NeighborQuery], space:
 def _search_by_id(
     version: IndexVersion, queries: Sequence[NeighborQuery], options: Options, space: str
 ) -> SearchResult:
-    if options.fusion is not None and options.fusion.alpha < 1.0:
-        raise InvalidQuery(
-            "[search] a query by datapoint_id asks the dense side alone; expected a sparse_embedding beside rrf or weighted; "
-            "send one, or leave them out"
+    ids = [query.datapoint_id for query in queries]
+    if options.fusion is not None:
+        return search_hybrid_by_id(
+            version,
+            ids,
+            options.k,
+            space=space,
+            fusion=options.fusion,
+            include_self=options.include_self,
+            filter=options.filter,
+            crowding_cap=options.crowding_cap,
+            exact=options.exact,
+            effort=options.effort,
+            recall_target=options.recall_target,
         )
     return version.search_by_id(
-        [query.datapoint_id for query in queries],
+        ids,
         options.k,
         space=space,
         include_self=options.include_self,
@@ -110,3 +120,16 @@ def _stacked(rows: Sequence[SparseRows]) -> SparseRows | None:
         np.concatenate([row.dimensions for row in rows]),
         np.concatenate([row.values for row in rows]),
     )
+
+
+def sparse_told(version: IndexVersion, datapoint_ids: Sequence[str], space: str) -> tuple[SparseRows | None, ...]:
+    """Return the sparse vectors of datapoints that came ready-made; None for what has none, or where an encoder made them.
+
+    Raises:
+        NotFound: an id or the space is unknown.
+    """
+    sparse = None if version.spaces[space].encoder is not None else version.sparse_vectors(datapoint_ids, space)
+    if sparse is None:
+        return (None,) * len(datapoint_ids)
+    rows = (sparse.row(at) for at in range(len(sparse)))
+    return tuple(row if len(row.values) else None for row in rows)

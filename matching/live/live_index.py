@@ -417,8 +417,10 @@ class _SparseDelta:
         self.first_row = first_row
         self.rows: dict[int, Growing[np.int64]] = {}
         self.weights: dict[int, Growing[np.float32]] = {}
+        self.vectors: dict[int, SparseRows] = {}
 
     def add(self, row: int, sparse: SparseRows) -> None:
+        self.vectors[row] = sparse
         for dimension, weight in zip(sparse.dimensions.tolist(), sparse.values.tolist(), strict=True):
             self.weights.setdefault(dimension, Growing(np.float32)).append(weight)
             self.rows.setdefault(dimension, Growing(np.int64)).append(row)
@@ -449,6 +451,24 @@ class _SparseView:
                 known = rows.below(self._n_added)
                 own[known] += np.float32(weight) * delta.weights[dimension].view(len(known))
         return scores
+
+    def vectors(self, rows: NDArray[np.int64], n_rows: int) -> SparseRows:
+        """Return the sparse vectors of some rows, in their order; empty for those without one."""
+        delta = self._delta
+        is_added = rows >= delta.first_row
+        of_base = delta.base.vectors(rows[~is_added], delta.n_base_rows)
+        held = [of_base.row(at) for at in range(len(of_base))]
+        own = iter(held)
+        nothing = SparseRows(np.zeros(2, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+        found = [
+            delta.vectors.get(row - delta.first_row, nothing) if added else next(own)
+            for row, added in zip(rows.tolist(), is_added.tolist())
+        ]
+        return SparseRows(
+            np.cumsum([0, *(len(each.values) for each in found)]).astype(np.int64),
+            np.concatenate([each.dimensions for each in [*found, nothing]]),
+            np.concatenate([each.values for each in [*found, nothing]]),
+        )
 
 
 def changed(before: Datapoint, change: Change) -> Datapoint:

@@ -268,9 +268,9 @@ def written_json(written: Written) -> dict[str, Any]:
 
 def read_json(answer: ReadAnswer) -> dict[str, Any]:
     """Return the answer to a read."""
-    pairs = zip(answer.datapoints, answer.vectors, strict=True)
+    told = zip(answer.datapoints, answer.vectors, answer.sparse, strict=True)
     return {
-        "datapoints": [_datapoint(datapoint, vectors) for datapoint, vectors in pairs],
+        "datapoints": [_datapoint(datapoint, vectors, sparse) for datapoint, vectors, sparse in told],
         "space": answer.space,
         "indexVersion": answer.version_id,
     }
@@ -281,7 +281,7 @@ def window_json(window: Window) -> dict[str, Any]:
     return {
         "indexVersion": window.version_id,
         "nMatching": window.n_matching,
-        "datapoints": [_datapoint(datapoint, None) for datapoint in window.datapoints],
+        "datapoints": [_datapoint(datapoint) for datapoint in window.datapoints],
     }
 
 
@@ -336,7 +336,7 @@ def _result(result: Result) -> dict[str, Any]:
 
 def _neighbor(found: Found) -> dict[str, Any]:
     if found.datapoint is not None:
-        datapoint = _datapoint(found.datapoint, found.vectors)
+        datapoint = _datapoint(found.datapoint, found.vectors, found.sparse)
     else:
         datapoint = {"datapointId": found.datapoint_id}
         if found.crowding_tag is not None:
@@ -347,10 +347,14 @@ def _neighbor(found: Found) -> dict[str, Any]:
     return told
 
 
-def _datapoint(datapoint: Datapoint, vectors: NDArray[np.float32] | None) -> dict[str, Any]:
+def _datapoint(
+    datapoint: Datapoint, vectors: NDArray[np.float32] | None = None, sparse: SparseRows | None = None
+) -> dict[str, Any]:
     told: dict[str, Any] = {"datapointId": datapoint.datapoint_id}
     if vectors is not None:
         told["featureVector"] = vectors.ravel().tolist()
+    if sparse is not None:
+        told["sparseEmbedding"] = {"values": sparse.values.tolist(), "dimensions": sparse.dimensions.tolist()}
     told["restricts"] = [
         {"namespace": r.namespace, "allowList": list(r.allow), "denyList": list(r.deny)} for r in datapoint.restricts
     ]

@@ -39,7 +39,7 @@ def match_message(result: Result) -> vx.MatchResponse:
             crowding_attribute=crowding_number(tag),
         )
         if found.datapoint is not None:
-            response.embeddings.append(_embedding(datapoint_message(found.datapoint, found.vectors)))
+            response.embeddings.append(_embedding(datapoint_message(found.datapoint, found.vectors, found.sparse)))
     return response
 
 
@@ -58,8 +58,8 @@ def failure_message(deployed_index_id: str, error: Exception) -> vx.BatchMatchRe
 
 def embeddings_message(answer: ReadAnswer) -> vx.BatchGetEmbeddingsResponse:
     """Return the answer to a read."""
-    pairs = zip(answer.datapoints, answer.vectors, strict=True)
-    return vx.BatchGetEmbeddingsResponse(embeddings=[_embedding(datapoint_message(*pair)) for pair in pairs])
+    told = zip(answer.datapoints, answer.vectors, answer.sparse, strict=True)
+    return vx.BatchGetEmbeddingsResponse(embeddings=[_embedding(datapoint_message(*each)) for each in told])
 
 
 def crowding_number(tag: str | None) -> int:
@@ -101,5 +101,6 @@ def _embedding(point: pb.IndexDatapoint) -> vx.Embedding:
         restricts=point.restricts,
         crowding_attribute=crowding_number(point.crowding_tag.crowding_attribute),
         numeric_restricts=point.numeric_restricts,
+        sparse_embedding=point.sparse_embedding if point.HasField("sparse_embedding") else None,
         embedding_metadata=point.embedding_metadata,
     )

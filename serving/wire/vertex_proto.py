@@ -83,15 +83,17 @@ def search_message(answer: Answer) -> pb.SearchResponse:
 def read_message(answer: ReadAnswer) -> pb.ReadIndexDatapointsResponse:
     """Return the answer to a read."""
     response = pb.ReadIndexDatapointsResponse(index_version=answer.version_id)
-    for datapoint, vectors in zip(answer.datapoints, answer.vectors, strict=True):
-        _fill_datapoint(response.datapoints.add(), datapoint, vectors)
+    for datapoint, vectors, sparse in zip(answer.datapoints, answer.vectors, answer.sparse, strict=True):
+        _fill_datapoint(response.datapoints.add(), datapoint, vectors, sparse)
     return response
 
 
-def datapoint_message(datapoint: Datapoint, vectors: NDArray[np.float32] | None) -> pb.IndexDatapoint:
-    """Return a datapoint with its vectors, float32[m, dim], one after the other."""
+def datapoint_message(
+    datapoint: Datapoint, vectors: NDArray[np.float32] | None, sparse: SparseRows | None
+) -> pb.IndexDatapoint:
+    """Return a datapoint with its vectors, float32[m, dim], one after the other, and its sparse row."""
     message = pb.IndexDatapoint()
-    _fill_datapoint(message, datapoint, vectors)
+    _fill_datapoint(message, datapoint, vectors, sparse)
     return message
 
 
@@ -238,17 +240,22 @@ def _fill_result(message: pb.FindNeighborsResponse.NearestNeighbors, result: Res
         if found.sparse_distance is not None:
             neighbor.sparse_distance = found.sparse_distance
         if found.datapoint is not None:
-            _fill_datapoint(neighbor.datapoint, found.datapoint, found.vectors)
+            _fill_datapoint(neighbor.datapoint, found.datapoint, found.vectors, found.sparse)
             continue
         neighbor.datapoint.datapoint_id = found.datapoint_id
         if found.crowding_tag is not None:
             neighbor.datapoint.crowding_tag.crowding_attribute = found.crowding_tag
 
 
-def _fill_datapoint(message: pb.IndexDatapoint, datapoint: Datapoint, vectors: NDArray[np.float32] | None) -> None:
+def _fill_datapoint(
+    message: pb.IndexDatapoint, datapoint: Datapoint, vectors: NDArray[np.float32] | None, sparse: SparseRows | None
+) -> None:
     message.datapoint_id = datapoint.datapoint_id
     if vectors is not None:
         message.feature_vector.extend(vectors.ravel().tolist())
+    if sparse is not None:
+        message.sparse_embedding.values.extend(sparse.values.tolist())
+        message.sparse_embedding.dimensions.extend(sparse.dimensions.tolist())
     for restrict in datapoint.restricts:
         message.restricts.add(namespace=restrict.namespace, allow_list=restrict.allow, deny_list=restrict.deny)
     for number in datapoint.numeric_restricts:

@@ -119,7 +119,7 @@ def test_search_by_item(channel: grpc.Channel) -> None:
         (request(by_id("item-0042", neighbor_count=1001)), "RESOURCE_EXHAUSTED", "at most 1,000"),
         (request(by_id("item-0042", space="x")), "INVALID_ARGUMENT", "no space 'x'"),
         (request(*[by_id("item-0042")] * 101), "RESOURCE_EXHAUSTED", "101 queries"),
-        (request(by_id("item-0042", rrf={"alpha": 0})), "INVALID_ARGUMENT", "asks the dense side alone"),
+        (request(by_id("item-0042", rrf={"alpha": 0})), "INVALID_ARGUMENT", "the query has no sparse vector"),
         (request(by_id("item-0042", rrf={"alpha": 1.5})), "INVALID_ARGUMENT", "alpha is 1.5"),
     ],
 )

@@ -190,6 +190,44 @@ def test_written_sides_are_searched(service: Service) -> None:
     assert not {*found(0.0), *found(1.0)} & set(names)
 
 
+@pytest.mark.parametrize("ranking", [{"rrf": {"alpha": 0.5}}, {"rrf": {"alpha": 0.0}}, {"weighted": {"alpha": 0.25}}])
+def test_a_datapoint_asks_with_both_of_its_sides(service: Service, ranking: dict[str, Any]) -> None:
+    by_id = {"datapoint": {"datapointId": "007"}, "neighborCount": 5, **ranking}
+    own = {"featureVector": VECTORS[7].tolist(), "sparseEmbedding": embedding(SPARSE[7])}
+    with_self = asked(service, {"datapoint": own, "neighborCount": 6, **ranking})["neighbors"]
+    same = asked(service, {**by_id, "neighborCount": 6, "includeSelf": True})["neighbors"]
+    assert [n["datapoint"] for n in same] == [n["datapoint"] for n in with_self]
+    assert same[0]["datapoint"]["datapointId"] == "007"
+    others = [n["datapoint"]["datapointId"] for n in asked(service, by_id)["neighbors"]]
+    assert "007" not in others
+    assert len(others) == 5
+
+
+def test_both_sides_are_read_back(service: Service, channel: grpc.Channel) -> None:
+    new = {"datapointId": "fresh", "sparseEmbedding": embedding({5: 2.5, 3: 1.5})}
+    _, _, written = service.ask("POST", "/v1/upsertDatapoints", {"datapoints": [new]})
+    ids = ["fresh", "003", "005", "000", "003"]
+    body = {"ids": ids, "minVersion": written["versionToken"]}
+    _, _, read = service.ask("POST", "/v1/readIndexDatapoints", body)
+    schema.ReadIndexDatapointsResponse.model_validate(read)
+    request = pb.ReadIndexDatapointsRequest(ids=ids, min_version=int(written["versionToken"]))
+    message = MatchServiceStub(channel).ReadIndexDatapoints(request)
+    expected: list[dict[int, float]] = [{5: 2.5, 3: 1.5}, SPARSE[3], {}, SPARSE[0], SPARSE[3]]
+    for terms, told, point in zip(expected, read["datapoints"], message.datapoints, strict=True):
+        sparse = told.get("sparseEmbedding", {"dimensions": [], "values": []})
+        assert dict(zip(sparse["dimensions"], sparse["values"], strict=True)) == terms
+        assert dict(zip(point.sparse_embedding.dimensions, point.sparse_embedding.values, strict=True)) == terms
+        assert point.HasField("sparse_embedding") == bool(terms)
+    assert [len(told["featureVector"]) for told in read["datapoints"]] == [0, DIM, DIM, 0, DIM]
+    full = {"queries": [hybrid(k=3, rrf={"alpha": 0.0})], "returnFullDatapoint": True}
+    for neighbor in service.ask("POST", "/v1/findNeighbors", full)[2]["nearestNeighbors"][0]["neighbors"]:
+        point = neighbor["datapoint"]
+        sparse = point["sparseEmbedding"]
+        own = SPARSE[int(point["datapointId"])]
+        assert dict(zip(sparse["dimensions"], sparse["values"], strict=True)) == own
+    service.ask("POST", "/v1/removeDatapoints", {"datapointIds": ["fresh"]})
+
+
 @pytest.mark.parametrize(
     ("query", "message"),
     [
@@ -197,7 +235,7 @@ def test_written_sides_are_searched(service: Service) -> None:
         (hybrid(rrf={"alpha": 0.5}, weighted={"alpha": 0.5}), "not both; choose one"),
         ({"datapoint": {"featureVector": QUERY}, "rrf": {"alpha": 0.5}}, "the query has no sparse vector"),
         ({"datapoint": {"sparseEmbedding": embedding(TERMS)}, "rrf": {"alpha": 0.5}}, "the query has no vector"),
-        ({"datapoint": {"datapointId": "001"}, "rrf": {"alpha": 0.5}}, "asks the dense side alone"),
+        ({"datapoint": {"datapointId": "000"}, "rrf": {"alpha": 0.5}}, "the query has no vector"),
         ({"datapoint": {}, "rrf": {"alpha": 0.5}}, "no feature_vector, sparse_embedding or datapoint_id"),
     ],
 )

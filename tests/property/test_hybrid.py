@@ -13,6 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from index_builder.compact import compact
+from index_builder.progress import Silent
+from index_builder.settings import BuildSettings
 from matching.datapoint import Datapoint, Filter, Metric, Restrict, SparseRows
 from matching.fusion import Fusion, Ranking, fused, head_depth
 from matching.hybrid import search_hybrid
@@ -143,6 +146,12 @@ def check(
     assert all(n.distance == 0 for n in alone.neighbors[0])
     assert alone.neighbors[1] == ()
     assert alone.plan == "exact"
+    names = [both.point.datapoint_id for both in shelf]
+    held = version.sparse_vectors(names, "vectors")
+    assert held is not None
+    assert [dict(zip(row.dimensions.tolist(), row.values.tolist())) for row in map(held.row, range(len(held)))] == [
+        both.sparse for both in shelf
+    ]
 
 
 kinds = st.sampled_from(["rrf", "score"])
@@ -213,3 +222,8 @@ def test_a_live_version_after_any_history(
             if held:
                 check(version, list(held.values()), metric, Fusion(kind, alpha), wanted, k, cap)  # type: ignore[arg-type]
         live.close()
+        if any(both.vector is not None for both in held.values()):
+            store = Store(Path(directory) / "store")
+            folded = compact(store, version.version_id, log, settings=BuildSettings(), progress=Silent())
+            sealed = store.open(folded.version_id)
+            check(sealed, list(held.values()), metric, Fusion(kind, alpha), wanted, k, cap)  # type: ignore[arg-type]
