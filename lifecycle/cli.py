@@ -12,6 +12,7 @@ from typing import Annotated, cast
 import typer
 
 from lifecycle import (
+    audit_commands,
     build_command,
     catalog_commands,
     demo,
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.add_typer(catalog_commands.app, name="catalog")
 app.add_typer(version_commands.app, name="versions")
 app.add_typer(key_commands.app, name="keys")
+app.add_typer(audit_commands.app, name="audit")
 app.command("build")(build_command.build)
 app.command("search")(search_command.search)
 app.command("serve")(serve_command.serve)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lifecycle.audit_commands import audit
 from lifecycle.settings import load_settings
 from lifecycle.terminal import err, out, print_json, print_table
 from lifecycle.version_commands import JsonOption
@@ -48,6 +49,7 @@ def create(
         return changed, (key, text)
 
     key, text = change_keys(_file(context, file), add)
+    audit(context, "keys create", f"{key.key_id} of {key.name} for {', '.join(key.scopes)}")
     _show_new(key, text, as_json=as_json)
 
 
@@ -76,6 +78,7 @@ def rotate(
         return changed.expiring(before.key_id, _now() + timedelta(days=overlap_days)), (key, text)
 
     key, text = change_keys(_file(context, file), exchange)
+    audit(context, "keys rotate", f"{key.key_id} of {key.name}")
     _show_new(key, text, as_json=as_json)
 
 
@@ -125,6 +128,7 @@ def revoke(
         return ring.without(key_id), key
 
     key = change_keys(_file(context, file), remove)
+    audit(context, "keys revoke", f"{key.key_id} of {key.name}")
     if as_json:
         print_json(_told(key))
     else:

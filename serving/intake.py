@@ -96,7 +96,7 @@ class Intake:
         scope[RECORD] = record
         deadline = scope.setdefault(DEADLINE, began + self._settings.request_deadline_s)
         status = 0
-        access = self._access_of(scope["method"], scope["path"]) if self._gate.is_on else "open"
+        access = self._access_of(scope["method"], scope["path"])
         principal: Principal | None = None
         is_read = False
 

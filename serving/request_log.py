@@ -8,10 +8,12 @@ import secrets
 import sys
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 
 import orjson
 
 from matching.errors import LimitExceeded
+from serving.audit_log import AuditHandler
 from serving.auth import Principal
 from serving.query import ANY, Answer, Route
 
@@ -93,6 +95,8 @@ def log_audit(record: RequestRecord, principal: Principal | None, action: str, c
         "who": None if principal is None else principal.name,
         "key_id": None if principal is None else principal.key_id,
         "action": action[:300],
+        "object": record.endpoint,
+        "version": record.index_version,
         "code": code,
     }
     _audit.info(line)
@@ -111,6 +115,11 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(line).decode()
+
+
+def audit_to(file: Path) -> None:
+    """Append what needs the scope admin to a hash-chained file as well."""
+    _audit.handlers = [AuditHandler(file)]
 
 
 def log_to_stderr(*, requests: bool) -> None:

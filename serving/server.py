@@ -24,7 +24,7 @@ from serving.listener import check_exposure, grpc_tls, http_tls
 from serving.metrics import Metrics
 from serving.observation import Observation
 from serving.recommender import Recommender
-from serving.request_log import log_to_stderr
+from serving.request_log import audit_to, log_to_stderr
 from serving.settings import AuthSettings, ServingSettings, TlsSettings
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ def serve(
     import uvloop
 
     log_to_stderr(requests=log_requests)
+    if auth is not None and auth.audit_file is not None:
+        audit_to(auth.audit_file)
     sys.setswitchinterval(SWITCH_S)
     tls = tls or TlsSettings()
     gate, context = Gate(auth or AuthSettings()), http_tls(tls)

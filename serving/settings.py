@@ -30,6 +30,9 @@ class AuthSettings(BaseModel):
     requests_per_s: float | None = Field(
         default=None, gt=0, description="requests a second that one caller may ask; no limit where not set"
     )
+    audit_file: Path | None = Field(
+        default=None, description="append-only, hash-chained file of who changed what; none where not set"
+    )
     burst: int = Field(default=100, ge=1, description="requests that one caller may ask at once after a pause")
 
 
