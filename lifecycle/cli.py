@@ -16,6 +16,7 @@ from lifecycle import (
     build_command,
     catalog_commands,
     demo,
+    doctor_command,
     key_commands,
     search_command,
     serve_command,
@@ -46,6 +47,7 @@ app.command("serve")(serve_command.serve)
 app.command("snapshot")(snapshot_commands.snapshot)
 app.command("restore")(snapshot_commands.restore)
 app.command("demo")(demo.demo)
+app.command("doctor")(doctor_command.doctor)
 
 
 @app.callback()

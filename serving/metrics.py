@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -95,6 +96,7 @@ class Metrics:
         self._created = Gauge(
             "likewise_index_created_timestamp_seconds", "When the served version was built", registry=registry
         )
+        self._time = Gauge("likewise_time_seconds", "The service's clock, seconds since 1970", registry=registry)
         self._short = Counter(
             "likewise_short_results", "Queries that got fewer neighbors than they asked for", ["why"], registry=registry
         )
@@ -280,6 +282,7 @@ class Metrics:
 
     def exposition(self, *, is_ready: bool, n_waiting: int) -> bytes:
         """Return everything in Prometheus's text format."""
+        self._time.set(time.time())
         for update in self._watched:
             update()
         if self._live_recall is not None:

@@ -44,13 +44,13 @@ class Authority:
         self.file = folder / f"{name}.pem"
         self.file.write_bytes(signed.sign(self._key, hashes.SHA256()).public_bytes(_PEM))
 
-    def certificate(self, name: str, *, is_client: bool = False, is_expired: bool = False) -> Certificate:
-        """Return a certificate for localhost and its addresses, or for a client."""
+    def certificate(self, name: str, *, is_client: bool = False, days: int = 1) -> Certificate:
+        """Return a certificate for localhost and its addresses, or for a client, good for so many days from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         usage = ExtendedKeyUsageOID.CLIENT_AUTH if is_client else ExtendedKeyUsageOID.SERVER_AUTH
         here = [x509.DNSName("localhost"), *(x509.IPAddress(ipaddress.ip_address(a)) for a in ("127.0.0.1", "::1"))]
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = self._builder(subject, key.public_key(), is_expired=is_expired)
+        builder = self._builder(subject, key.public_key(), days=days)
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         builder = builder.add_extension(x509.SubjectAlternativeName(here), critical=False)
         made = Certificate(self._folder / f"{name}.crt", self._folder / f"{name}.key")
@@ -65,9 +65,7 @@ class Authority:
             context.load_cert_chain(client.chain, client.key)
         return context
 
-    def _builder(
-        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, is_expired: bool = False
-    ) -> x509.CertificateBuilder:
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, days: int = 1) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.timezone.utc)
         return (
             x509.CertificateBuilder()
@@ -76,7 +74,7 @@ class Authority:
             .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - 2 * _DAY)
-            .not_valid_after(now - _DAY if is_expired else now + _DAY)
+            .not_valid_after(now + days * _DAY)
         )
 
 

@@ -431,7 +431,7 @@ def test_admin_actions_are_audited_over_grpc(
     served = SimpleNamespace(
         version_id="v1", created_at="2026-01-05T00:00:00+00:00", n_datapoints=0, version_token=0, spaces=()
     )
-    recommender: Any = SimpleNamespace(version=lambda: served)
+    recommender: Any = SimpleNamespace(version=lambda *_: served)
 
     async def ask() -> None:
         api = grpc_front.GrpcApi(

@@ -136,7 +136,7 @@ def test_clients_show_a_certificate_of_our_authority_or_are_not_answered(
     clients = {
         "ours": (ours.certificate("client", is_client=True), True),
         "theirs": (theirs.certificate("stranger", is_client=True), False),
-        "expired": (ours.certificate("late", is_client=True, is_expired=True), False),
+        "expired": (ours.certificate("late", is_client=True, days=-1), False),
         "none": (None, False),
     }
     for name, (client, is_answered) in clients.items():
