@@ -6,20 +6,24 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from index_builder.compact import compact
-from lifecycle.settings import load_settings
+from lifecycle.settings import Settings, load_settings, with_log
 from lifecycle.terminal import ProgressBar, out, print_json
 from matching.errors import AlreadyExists, GateRefused
-from matching.live import WriteLog, truncate_log
+from matching.live import Log, truncate_log
 from matching.live.retention import LEAST_KEPT
 from matching.store import Store
+from serving.write_log import open_log
 
-LogOption = Annotated[Path, typer.Option("--log", help="Folder of write logs; an endpoint's lies in LOG/ENDPOINT.")]
+LogOption = Annotated[
+    str, typer.Option("--log", help="Folder of write logs, an endpoint's lies in LOG/ENDPOINT; or nats://host:port.")
+]
 EndpointOption = Annotated[
     str | None,
     typer.Option("--endpoint", help="Whose log it is; where it is left out, that of an endpoint named ALIAS."),
@@ -54,7 +58,7 @@ def compact_version(
     settings = load_settings(context.obj)
     with (
         _alone(held, alias),
-        WriteLog.open(log / (endpoint or alias), read_only=True) as written,
+        _opened(settings, log, endpoint or alias, read_only=True) as written,
         ProgressBar() as progress,
     ):
         built = compact(held, base, written, settings=settings.build, progress=progress, last_sequence=up_to)
@@ -86,6 +90,7 @@ def compact_version(
 
 
 def truncate_log_of(
+    context: typer.Context,
     aliases: Annotated[list[str], typer.Argument(help="The aliases whose versions take the log's writes.")],
     store: Annotated[Path, typer.Option("--store", help="Directory of the store.")],
     log: LogOption,
@@ -97,12 +102,12 @@ def truncate_log_of(
 ) -> None:
     """Drop the files of a log whose writes the newest versions of ALIASES all have in them.
 
-    The service that writes to the log must have ended.
+    The service that writes to the log must have ended, unless the log is a stream.
 
     Example: `likewise versions truncate-log shop --store shop --log writes --keep 3`
     """
     held = Store(store)
-    with WriteLog.open(log / (endpoint or aliases[0])) as written:
+    with _opened(load_settings(context.obj), log, endpoint or aliases[0], read_only=False) as written:
         before = written.first_sequence, written.n_bytes
         first = truncate_log(held, aliases, written, keep)
         n_bytes = before[1] - written.n_bytes
@@ -126,3 +131,9 @@ def _alone(store: Store, alias: str) -> Iterator[None]:
         except BlockingIOError:
             raise AlreadyExists(f"[compact] {alias} is being compacted already; wait for that to end") from None
         yield
+
+
+def _opened(settings: Settings, log: str, endpoint: str, *, read_only: bool) -> AbstractContextManager[Log]:
+    opened = open_log(with_log(settings.serving, log), endpoint, read_only=read_only)
+    assert opened is not None
+    return opened

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lifecycle.settings import load_settings
+from lifecycle.settings import load_settings, with_log
 from lifecycle.version_commands import JsonOption, StoreOption
 from matching.errors import InvalidInput
 from matching.store import Store
@@ -29,7 +28,11 @@ def serve(
         int, typer.Option("--grpc-port", min=0, max=65535, help="0 takes a free port and prints it.")
     ] = 8081,
     log: Annotated[
-        Path | None, typer.Option("--log", help="Folder of the write log; without one the service takes no writes.")
+        str | None,
+        typer.Option(
+            "--log",
+            help="Folder of the write log, or nats://host:port of a broker; without one the service takes no writes.",
+        ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Write no line for each request.")] = False,
     as_json: JsonOption = False,
@@ -42,7 +45,7 @@ def serve(
 
     held = Store(store)
     settings = load_settings(context.obj)
-    serving = settings.serving if log is None else settings.serving.model_copy(update={"write_log": log})
+    serving = settings.serving if log is None else with_log(settings.serving, log)
     run(
         held,
         name or only_alias(held),

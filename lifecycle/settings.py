@@ -80,6 +80,18 @@ def load_settings(file: Path | None = None) -> Settings:
         raise InvalidInput(f"[settings] {where} is {first.get('input')!r}: {first['msg']}") from error
 
 
+def with_log(settings: ServingSettings, write_log: str) -> ServingSettings:
+    """Return settings with another write log.
+
+    Raises:
+        InvalidInput: it is an address that no broker can have.
+    """
+    try:
+        return ServingSettings(**{**settings.model_dump(), "write_log": write_log})
+    except ValidationError as error:
+        raise InvalidInput(f"[settings] --log is wrong: {error.errors()[0]['msg']}") from error
+
+
 def known_settings() -> dict[str, str]:
     """Return what every setting is for, by `section.name`."""
     known: dict[str, str] = {}

@@ -61,8 +61,8 @@ class Compaction:
         self._watching: asyncio.Task[None] | None = None
 
     def follow(self) -> None:
-        """Watch from now on, unless the settings say never."""
-        if self._settings.write_log is not None and self._settings.compact_after_writes:
+        """Watch from now on, unless the settings say never, or others write to the log too, of whom one has to do it."""
+        if self._settings.log_folder is not None and self._settings.compact_after_writes:
             self._watching = asyncio.create_task(self._watch(), name="compaction")
 
     async def close(self) -> None:
@@ -104,8 +104,8 @@ class Compaction:
         Raises:
             RuntimeError: it made none, and said why.
         """
-        assert self._settings.write_log is not None
-        place = ["--store", str(self._store.path), "--log", str(self._settings.write_log)]
+        assert self._settings.log_folder is not None
+        place = ["--store", str(self._store.path), "--log", str(self._settings.log_folder)]
         which = [grown.alias, "--endpoint", self._deployment.name, "--up-to", str(grown.sequence)]
         _log.info("endpoint %s: compacting %s up to write %d", self._deployment.name, grown.alias, grown.sequence)
         process = subprocess.Popen(  # not by the event loop, whose way to fork wakes gRPC's handlers

@@ -23,18 +23,20 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from matching.errors import GateRefused, InvalidInput, LikewiseError, Unavailable
-from matching.live import LiveIndex, WriteLog
+from matching.live import LiveIndex, Log
 from matching.live.disk import publish
 from matching.store import AliasMove, Store
 from matching.version import IndexVersion
 from serving.encoder_process import EncoderObserver, EncoderProcess
 from serving.endpoint import Endpoint, Knob, Variant
 from serving.grown import Grown
+from serving.lag import Lag, LagMeter
 from serving.opened_version import OpenedVersion, Opener, check_form, form_of, warm
 from serving.override import parse_override_keys, read_override
 from serving.query import Route
 from serving.settings import ServingSettings
 from serving.watched_file import WatchedFile
+from serving.write_log import open_log
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -128,7 +130,8 @@ class Deployment:
         self._switching = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._held = contextlib.ExitStack()  # the write log
-        self._log: WriteLog | None = None
+        self._log: Log | None = None
+        self._lag = LagMeter(max_seconds=settings.max_lag_s, max_writes=settings.max_lag_writes)
         self._refused: dict[tuple[str, int, str], str] = {}
         self._stamp: object = None
         self._opener: Opener | None = None
@@ -224,7 +227,7 @@ class Deployment:
         return self._log is not None
 
     @property
-    def log(self) -> WriteLog | None:
+    def log(self) -> Log | None:
         """Of the writes; None where none are taken."""
         return self._log
 
@@ -254,6 +257,14 @@ class Deployment:
                     sequence=sequence,
                 )
         return tuple(found.values())
+
+    @property
+    def lag(self) -> Lag | None:
+        """How far behind its stream this replica is; None where nobody else writes to its log."""
+        live = self.control.live
+        if live is None or self._settings.log_folder is not None:
+            return None
+        return self._lag.measure(live)
 
     def resolve(self, route: Route) -> Snapshot:
         """Return what answers a request.
@@ -576,11 +587,10 @@ class Deployment:
             _log.error("endpoint %s: %s; what was served is served on", self.name, why)
 
     def _open_log(self, wanted: _Wanted) -> None:
-        if self._settings.write_log is None:
-            return
         first = self._store.manifest(wanted.versions[wanted.endpoint.control]).log_sequence + 1
-        folder = self._settings.write_log / self.name
-        self._log = self._held.enter_context(WriteLog.open(folder, first_sequence=first))
+        log = open_log(self._settings, self.name, first_sequence=first)
+        if log is not None:
+            self._log = self._held.enter_context(log)
 
     def _check_writes(self, sealed: IndexVersion, others: Iterable[OpenedVersion]) -> None:
         """Check that the writes of this endpoint, those in the log and those to come, can join a version.
@@ -597,8 +607,7 @@ class Deployment:
             check_form(form_of(other.sealed), sealed)
 
     def _form_file(self) -> Path:
-        assert self._settings.write_log is not None
-        return self._settings.write_log / f"{self.name}.form.json"
+        return (self._settings.log_folder or self._store.path) / f"{self.name}.form.json"
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task: asyncio.Task[T] = asyncio.get_running_loop().create_task(work, name=f"deploy-{self.name}")

@@ -30,12 +30,14 @@ class HealthState:
     encoders_answer: bool
     is_draining: bool
     writes: str = "off"  # ok, or why none are taken; searches go on
+    replica: str = "off"  # ok, or how far behind its stream it is
     endpoints: Mapping[str, EndpointState] = field(default_factory=dict)
 
     @property
     def is_ready(self) -> bool:
         """Whether requests are welcome."""
-        return self.is_verified and self.is_warm and self.encoders_answer and not self.is_draining
+        is_there = self.is_verified and self.is_warm and self.encoders_answer
+        return is_there and not self.is_draining and self.replica in ("off", "ok")
 
     def as_json(self) -> dict[str, Any]:
         """Return the answer of /readyz."""
@@ -46,6 +48,7 @@ class HealthState:
             "encoders": self.encoders_answer,
             "draining": self.is_draining,
             "writes": self.writes,
+            "replica": self.replica,
             "endpoints": {
                 name: {"versions": dict(state.versions), "refused": list(state.refused)}
                 for name, state in self.endpoints.items()
@@ -79,8 +82,10 @@ class Health:
         writing = [deployment for deployment in self._deployments if deployment.takes_writes]
         failures = [deployment.failure for deployment in writing if deployment.failure]
         writes = (failures[0] if failures else "ok") if writing else "off"
+        lags = [lag for lag in (deployment.lag for deployment in self._deployments) if lag is not None]
+        replica = str(max(lags, key=lambda lag: (lag.is_behind, lag.seconds))) if lags else "off"
         endpoints = {one.name: EndpointState(one.versions, one.refusals) for one in self._deployments}
-        return HealthState(True, self._is_warm, all(answers), self._is_draining, writes, endpoints)
+        return HealthState(True, self._is_warm, all(answers), self._is_draining, writes, replica, endpoints)
 
     async def _answers(self, process: EncoderProcess) -> bool:
         if not process.is_ready:

@@ -15,6 +15,7 @@ from matching.live import LiveIndex
 from matching.version import IndexVersion, SearchResult
 from serving.admission import Admission
 from serving.freshness import Freshness
+from serving.lag import Lag
 from serving.live_recall import LiveRecall
 from serving.query import NeighborQuery
 
@@ -140,6 +141,18 @@ class Metrics:
             ["of"],
             registry=registry,
         )
+        self._position = Gauge(
+            "likewise_log_position", "The last write of the stream that searches see", registry=registry
+        )
+        self._lag_writes = Gauge(
+            "likewise_log_lag_writes", "Writes that the stream is known to hold beyond it, at least", registry=registry
+        )
+        self._lag_seconds = Gauge(
+            "likewise_log_lag_seconds", "Time since this replica was level with its stream", registry=registry
+        )
+        self._is_log_reachable = Gauge(
+            "likewise_log_reachable", "1 while the broker of the stream answers", registry=registry
+        )
         self._freshness: Freshness | None = None
         self._live_recall: LiveRecall | None = None
         self._answers = Counter(
@@ -224,6 +237,14 @@ class Metrics:
         self._unapplied.set(sum(live.n_unapplied for live in held))
         self._changes.set(sum(live.n_written for live in held))
         self._write_failure.set(any(live.failure is not None for live in held))
+
+    def follows(self, lags: Iterable[Lag]) -> None:
+        """Set how far behind their streams the deployments of this replica are."""
+        for lag in lags:
+            self._position.set(lag.position)
+            self._lag_writes.set(lag.n_writes)
+            self._lag_seconds.set(lag.seconds)
+            self._is_log_reachable.set(lag.is_reachable)
 
     def stores(self, folders: Mapping[str, Path | None]) -> None:
         """Set what disks have left, by what lies on them: `log`, `store`."""

@@ -25,9 +25,10 @@ class Observation:
         settings: ServingSettings,
         store: Path,
     ) -> None:
-        folders = {"log": settings.write_log, "store": store}
+        folders = {"log": settings.log_folder, "store": store}
         metrics.watch(lambda: metrics.loaded(admission))
         metrics.watch(lambda: metrics.lives(recommender.lives))
+        metrics.watch(lambda: metrics.follows(recommender.lags))
         metrics.watch(lambda: metrics.stores(folders))
         self._freshness = Freshness(metrics.visible)
         self._live_recall = (

@@ -18,7 +18,7 @@ import numpy as np
 from embeddings.encoder import Content
 from matching.encoder_spec import EncoderSpec
 from matching.errors import GateRefused, InvalidQuery, SpaceMismatch, Unavailable
-from matching.live import LiveIndex, WriteLog
+from matching.live import LiveIndex, Log
 from matching.store import Store
 from matching.version import IndexVersion
 from serving.encoder_process import Encoded, EncoderObserver, EncoderProcess
@@ -71,7 +71,7 @@ class Opener:
         store: Store,
         *,
         settings: ServingSettings,
-        log: WriteLog | None,
+        log: Log | None,
         threads: Executor,
         model_dir: Path | None = None,
         observer: EncoderObserver | None = None,

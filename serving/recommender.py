@@ -32,6 +32,7 @@ from matching.live.write import FieldName
 from matching.version import MAX_K, IndexVersion, SearchResult
 from serving.deployment import Deployment, Snapshot
 from serving.endpoint import Knob
+from serving.lag import Lag
 from serving.query import (
     ANY,
     Answer,
@@ -135,6 +136,11 @@ class Recommender:
         """What takes writes."""
         controls = (deployment.control for deployment in self._deployments.values())
         return tuple(control.live for control in controls if control.live is not None)
+
+    @property
+    def lags(self) -> tuple[Lag, ...]:
+        """How far behind their streams the deployments are that have one."""
+        return tuple(lag for lag in (one.lag for one in self._deployments.values()) if lag is not None)
 
     async def close(self) -> None:
         """Wait for the searches and writes under way and refuse new ones."""

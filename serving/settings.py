@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256"]
 
@@ -60,9 +60,32 @@ class ServingSettings(BaseModel):
         default=2_000, ge=1, description="neighbors of one request that come with their datapoints"
     )
     max_ids: int = Field(default=1000, ge=1, description="datapoint ids in one read")
-    write_log: Path | None = Field(
-        default=None, description="folder of the write log; a service without one takes no writes"
+    write_log: Path | str | None = Field(
+        default=None,
+        description="folder of the write log, or `nats://host:port` (several with commas) of a broker whose streams replicas "
+        "share; a service without one takes no writes",
     )
+    log_user: str | None = Field(default=None, description="user of the broker")
+    log_password_file: Path | None = Field(default=None, description="holds the user's password, and nothing else")
+    log_credentials_file: Path | None = Field(
+        default=None, description="JWT and seed for the broker, as `nsc` writes them"
+    )
+    log_ca_file: Path | None = Field(default=None, description="authorities (PEM) of the broker's certificate")
+    log_certificate_file: Path | None = Field(default=None, description="certificate (PEM) to show to the broker")
+    log_key_file: Path | None = Field(default=None, description="the certificate's private key (PEM), not encrypted")
+    log_copies: int = Field(default=1, ge=1, le=5, description="brokers of a cluster that keep a new stream")
+    log_duplicate_window_s: float = Field(
+        default=600.0, gt=0, description="how long the broker of a new stream remembers request ids"
+    )
+    log_timeout_s: float = Field(
+        default=5.0, gt=0, description="a write that the broker has not acknowledged by then fails"
+    )
+    max_lag_s: float = Field(
+        default=5.0,
+        ge=2,
+        description="a replica that is behind its stream for longer is not ready until it has caught up",
+    )
+    max_lag_writes: int = Field(default=100_000, ge=1, description="likewise, by writes that it has not applied")
     follow_s: float = Field(default=0.5, gt=0, description="how often the store is asked whether an alias has moved")
     activation_s: float = Field(default=300.0, gt=0, description="a new version is tried, opened and warm by then")
     shadow_queue: int = Field(default=64, ge=1, description="requests that wait to be copied to a shadow; more are not")
@@ -130,3 +153,24 @@ class ServingSettings(BaseModel):
         default=False,
         description="listen beyond this machine without authentication or TLS: on a private network, behind a proxy with both",
     )
+
+    @field_validator("write_log", mode="before")
+    @classmethod
+    def _folder_or_address(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if "://" not in value:
+            return Path(value)
+        for server in value.split(","):
+            scheme, _, rest = server.partition("://")
+            if scheme not in ("nats", "tls") or not rest or set("@/?# ") & set(rest):
+                raise ValueError(
+                    "expected a folder, or nats://host:port or tls://host:port without credentials (log_user and "
+                    "log_password_file, or log_credentials_file, say who asks)"
+                )
+        return value
+
+    @property
+    def log_folder(self) -> Path | None:
+        """The folder of the write log, None where it is on a broker or there is none."""
+        return self.write_log if isinstance(self.write_log, Path) else None

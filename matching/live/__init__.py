@@ -1,7 +1,7 @@
 """What changes while an index version serves: writes, the log that keeps them, and the index that takes them in."""
 
 from matching.live.live_index import LiveIndex, LiveVersion, check_reach, kept_vectors
-from matching.live.log import Appended, Log, Record
+from matching.live.log import Appended, Log, Reach, Record
 from matching.live.recovery import salvage
 from matching.live.retention import covered_sequence, kept_versions, truncate_log
 from matching.live.write import Change, Delete, Types, Upsert, Write, pack_write, unpack_write
@@ -14,6 +14,7 @@ __all__ = [
     "LiveIndex",
     "LiveVersion",
     "Log",
+    "Reach",
     "Record",
     "Types",
     "Upsert",

@@ -28,7 +28,7 @@ from matching.errors import DeadlineExceeded, InvalidInput, NotFound, Unavailabl
 from matching.graph_index import GraphIndex
 from matching.live.columns import LiveColumns, Records
 from matching.live.growing import Growing
-from matching.live.log import Appended, Log
+from matching.live.log import Appended, Log, Reach
 from matching.live.write import Change, Delete, Types, Upsert, Write, pack_write, unpack_write
 from matching.space import Shard, Space, SparseSide
 from matching.version import MAX_MAGNITUDE, MIN_NORM, IndexVersion
@@ -101,6 +101,11 @@ class LiveIndex:
     def n_written(self) -> int:
         """Writes since the base that changed something: what the next version has to take in."""
         return len(self._records)
+
+    @property
+    def reach(self) -> Reach:
+        """How far the log is known to reach."""
+        return self._log.reach
 
     @property
     def n_unapplied(self) -> int:

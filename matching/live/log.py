@@ -71,6 +71,10 @@ class Log(Protocol):
         """The sequence of the newest record that is known to be kept; others may be read already and be torn by a crash."""
 
     @property
+    def n_bytes(self) -> int:
+        """Bytes of all records that are retained, with what frames them."""
+
+    @property
     def failure(self) -> str | None:
         """Why nothing is acknowledged at the moment, None while all is well."""
 

@@ -121,6 +121,7 @@ class StreamLog:
         self._lost: str | None = "the broker was not reached yet"
         self._is_closed = False
         self._reached_place = 0  # of the newest message that the broker told of
+        self._n_bytes = 0
         self._asked_at = -float("inf")
         self._lost_at = 0.0
         self._max_payload = 1 << 20
@@ -203,6 +204,11 @@ class StreamLog:
     def proved_sequence(self) -> int:
         """The sequence of the newest record that was read: the broker has stored what it sends."""
         return self._known.last_sequence
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all messages that are retained, as the broker said last."""
+        return self._n_bytes
 
     @property
     def failure(self) -> str | None:
@@ -311,9 +317,7 @@ class StreamLog:
             if place < self._known.first_place:
                 return self._known.first_sequence
         self._asked("truncate", self._purge(place))
-        with self._lock:
-            self._known.drop(place)
-            return self._known.first_sequence
+        return self.first_sequence
 
     def close(self) -> None:
         """Leave the broker; appends that wait for it raise. May be called twice."""
@@ -406,7 +410,7 @@ class StreamLog:
     async def _sessions(self) -> None:
         """Talk with the broker until the log is closed, in one session after the other."""
         for turn in itertools.count():
-            if self._stopping.is_set():
+            if self._stopping.is_set() or (self._failure is not None and self._tail is None):
                 return
             client = Client()
             try:
@@ -442,7 +446,7 @@ class StreamLog:
             self._max_payload = client.max_payload
             await self._follow(client, stream, trouble)
             self._client = client
-            self._regain()
+        self._regain()  # after a failure the stream is only asked how far it reaches, which tells that this process is behind
         await self._watch(stream, trouble)
 
     async def _connect(self, client: Client, server: str, closed: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -625,6 +629,7 @@ class StreamLog:
     def _learn(self, info: api.StreamInfo, asked_at: float) -> None:
         with self._progress:
             self._reached_place = info.state.last_seq
+            self._n_bytes = info.state.bytes
             self._asked_at = asked_at
             if self._known.is_counted:
                 self._known.drop(min(info.state.first_seq, self._known.next_place) - 1)
@@ -643,7 +648,8 @@ class StreamLog:
         with self._progress:
             self._lost = None
             self._progress.notify_all()
-        _logger.info("following stream %s from message %d on", self._name, self._known.next_place)
+        if self._failure is None:
+            _logger.info("following stream %s from message %d on", self._name, self._known.next_place)
         self._tell()
 
     def _fail(self, why: str) -> None:
@@ -743,7 +749,10 @@ class StreamLog:
 
     async def _purge(self, place: int) -> None:
         client = await self._connected("truncate", time.monotonic() + _ASK_S)
-        await client.jetstream(timeout=10 * _ASK_S).purge_stream(self._name, seq=place + 1)
+        stream = client.jetstream(timeout=10 * _ASK_S)
+        await stream.purge_stream(self._name, seq=place + 1)
+        asked_at = time.monotonic()
+        self._learn(await stream.stream_info(self._name), asked_at)
 
     async def _fetch(self, place: int) -> list[Batch]:
         """Return some messages from a place on, at least one."""
