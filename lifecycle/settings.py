@@ -77,7 +77,10 @@ def load_settings(file: Path | None = None) -> Settings:
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise InvalidInput(f"[settings] there is no setting {where}; {_nearest(where)}") from error
-        raise InvalidInput(f"[settings] {where} is {first.get('input')!r}: {first['msg']}") from error
+        given = repr(first.get("input"))
+        if "://" in given and "@" in given:  # it may hold a password
+            given = "an address with credentials"
+        raise InvalidInput(f"[settings] {where} is {given}: {first['msg']}") from None
 
 
 def with_log(settings: ServingSettings, write_log: str) -> ServingSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import threading
 import time
@@ -321,3 +322,40 @@ def test_rolling_restarts_fail_no_request(start: Starting, n_restarts: int, per_
             balancer.stop()
     assert balancer.failed == []
     assert balancer.n_answered > 20 * n_restarts
+
+
+def test_a_new_replica_needs_the_newest_version_and_the_rest_of_the_stream(
+    own_broker: BrokerProcess, vector_shop: Shop, start_service: Start, tmp_path: Path
+) -> None:
+    from lifecycle.cli import run
+    from tests.services import Shop as OwnShop
+
+    store = tmp_path / "store"
+    shutil.copytree(vector_shop.store, store)
+    shop = OwnShop(store, vector_shop.name)
+    place = [shop.name, "--store", str(store), "--log", own_broker.url]
+    with start_service(shop, write_log=own_broker.url) as one:
+        one.wait_until_ready()
+        first = one.index_version
+        for turn in range(2):
+            for at in range(12):
+                token(one, f"new-{turn}-{at}", at=float(at))
+            assert run(["versions", "compact", *place, "--promote"]) == 0
+        newest = token(one, "rest", at=50.0)
+        assert run(["versions", "truncate-log", *place]) == 0
+        with start_service(shop, write_log=own_broker.url) as two:
+            two.wait_until_ready()
+            assert two.index_version != first
+            names = [f"new-{turn}-{at}" for turn in range(2) for at in range(12)]
+            assert read(two, [*names, "rest"], newest) == {
+                **{name: float(name.split("-")[2]) for name in names},
+                "rest": 50.0,
+            }
+            assert newest == "25"
+            assert token(two, "more") == "26"
+            assert read(one, ["more", *names], "26")["more"] == 9.0
+    with (
+        pytest.raises(AssertionError, match="was truncated, since newer versions have it"),
+        start_service(OwnShop(store, first), write_log=own_broker.url, log_timeout_s=1.0),
+    ):
+        pass
