@@ -44,7 +44,7 @@ def doctor(
     Example: `likewise doctor --store shop --log writes --url http://127.0.0.1:8080`
     """
     settings = load_settings(context.obj)
-    findings = list(_findings(settings, store, log or settings.serving.write_log, url, ca_file))
+    findings = list(_findings(settings, store, log or settings.serving.log_folder, url, ca_file))
     if not findings:
         raise InvalidInput(
             "[doctor] there is nothing to look at; expected one of --store, --log, --url or settings; name one"
