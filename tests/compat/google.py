@@ -22,6 +22,8 @@ _FIELDS = {"int64": "value_int", "float32": "value_float", "float64": "value_dou
 class Google:
     """The three generated clients of one API version, over one transport."""
 
+    version: str
+    transport: str
     types: Any
     match: Any
     index: Any
@@ -70,5 +72,10 @@ def open_google(service: Service, version: str, transport: str, channel: grpc.Ch
         return kind(transport="rest", credentials=AnonymousCredentials(), client_options={"api_endpoint": service.http})
 
     return Google(
-        module.types, client("MatchServiceClient"), client("IndexServiceClient"), client("IndexEndpointServiceClient")
+        version,
+        transport,
+        module.types,
+        client("MatchServiceClient"),
+        client("IndexServiceClient"),
+        client("IndexEndpointServiceClient"),
     )
