@@ -27,6 +27,7 @@ from serving.query import Detail, Route
 from serving.recommender import Recommender
 from serving.request_log import RequestRecord, log_audit, log_request, request_id_from, route_from
 from serving.settings import ServingSettings
+from serving.vertex_resources import VertexResources
 from serving.vertex_rpcs import ACCESS as VERTEX_ACCESS
 from serving.vertex_rpcs import Methods, VertexRpcs, Work
 from serving.wire import likewise_pb2 as pb
@@ -92,7 +93,8 @@ class GrpcApi:
             "GetVersion": (pb.GetVersionRequest, self._version),
         }
         own = dict(zip(_SERVICES, (match, index, search), strict=True))
-        self._services = own | VertexRpcs(recommender, match=match, index=index).services()
+        self._resources = VertexResources(recommender, domain_name=settings.vertex_domain_name)
+        self._services = own | VertexRpcs(recommender, self._resources, match=match, index=index).services()
         for name, methods in self._services.items():
             self._add_service(name, methods)
         self._health = health_aio.HealthServicer()
@@ -229,8 +231,12 @@ class GrpcApi:
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         if credentials is None:
-            return self._server.add_insecure_port(address)
-        return self._server.add_secure_port(address, credentials)
+            bound = self._server.add_insecure_port(address)
+        else:
+            bound = self._server.add_secure_port(address, credentials)
+        if not self._resources.domain_name:
+            self._resources.domain_name = f"{address.rpartition(':')[0]}:{bound}"
+        return bound
 
     async def start(self) -> None:
         """Answer calls; health says NOT_SERVING until `set_ready`."""

@@ -102,6 +102,10 @@ class ServingSettings(BaseModel):
         ge=2,
         description="versions of each alias that the log reaches back to after a compaction; nothing is dropped where not set",
     )
+    vertex_domain_name: str = Field(
+        default="",
+        description="host and port that clients of Vertex are told as an endpoint's domain; as they found us where not set",
+    )
     max_writes: int = Field(default=1000, ge=1, description="datapoints in one upsert or removal")
     max_text_chars: int = Field(default=2000, ge=1, description="characters of a text query")
     max_image_bytes: int = Field(default=10 * 2**20, ge=1024, description="bytes of an uploaded picture")

@@ -47,14 +47,10 @@ class Index(_message.Message):
     def __init__(self, name: _Optional[str] = ..., display_name: _Optional[str] = ..., description: _Optional[str] = ..., metadata: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., deployed_indexes: _Optional[_Iterable[_Union[DeployedIndexRef, _Mapping]]] = ..., etag: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., index_stats: _Optional[_Union[IndexStats, _Mapping]] = ..., index_update_method: _Optional[_Union[Index.IndexUpdateMethod, str]] = ...) -> None: ...
 
 class IndexStats(_message.Message):
-    __slots__ = ("vectors_count", "shards_count", "sparse_vectors_count")
+    __slots__ = ("vectors_count",)
     VECTORS_COUNT_FIELD_NUMBER: _ClassVar[int]
-    SHARDS_COUNT_FIELD_NUMBER: _ClassVar[int]
-    SPARSE_VECTORS_COUNT_FIELD_NUMBER: _ClassVar[int]
     vectors_count: int
-    shards_count: int
-    sparse_vectors_count: int
-    def __init__(self, vectors_count: _Optional[int] = ..., shards_count: _Optional[int] = ..., sparse_vectors_count: _Optional[int] = ...) -> None: ...
+    def __init__(self, vectors_count: _Optional[int] = ...) -> None: ...
 
 class DeployedIndexRef(_message.Message):
     __slots__ = ("index_endpoint", "deployed_index_id", "display_name")
@@ -161,16 +157,14 @@ class UndeployIndexResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class Operation(_message.Message):
-    __slots__ = ("name", "metadata", "done", "response")
+    __slots__ = ("name", "done", "response")
     NAME_FIELD_NUMBER: _ClassVar[int]
-    METADATA_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_FIELD_NUMBER: _ClassVar[int]
     name: str
-    metadata: _any_pb2.Any
     done: bool
     response: _any_pb2.Any
-    def __init__(self, name: _Optional[str] = ..., metadata: _Optional[_Union[_any_pb2.Any, _Mapping]] = ..., done: _Optional[bool] = ..., response: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., done: _Optional[bool] = ..., response: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
 
 class MatchRequest(_message.Message):
     __slots__ = ("deployed_index_id", "float_val", "num_neighbors", "restricts", "per_crowding_attribute_num_neighbors", "approx_num_neighbors", "embedding_enabled", "fraction_leaf_nodes_to_search_override", "embedding_id", "numeric_restricts", "sparse_embedding", "rrf")

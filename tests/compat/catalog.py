@@ -96,14 +96,14 @@ def make_catalog() -> Catalog:
     return Catalog(datapoints, rng.normal(size=(N, DIM)).astype(np.float32))
 
 
-def publish(catalog: Catalog, folder: Path, *, alias: str) -> None:
-    """Build a version of the catalogue in a new store."""
+def publish(catalog: Catalog, folder: Path, *, alias: str, is_new: bool = True) -> None:
+    """Build a version of the catalogue in a store."""
     from index_builder.draft import Draft
     from index_builder.progress import Silent
     from index_builder.settings import BuildSettings
     from matching.store import Store
 
-    draft = Draft(Store(folder, create=True), BuildSettings(plan="flat", threads=1), Silent())
+    draft = Draft(Store(folder, create=is_new), BuildSettings(plan="flat", threads=1), Silent())
     space = draft.new_space("vectors", DIM, space_id="test", metric="l2")
     for datapoint in catalog.datapoints:
         draft.columns.add(datapoint)

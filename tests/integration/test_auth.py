@@ -497,6 +497,6 @@ def test_vertex_s_surface_has_an_entry_for_each_route_and_method_and_no_other() 
     assert answered == set(vertex_routes.ACCESS) <= set(http_front.ACCESS)
     likewise: Any = {"FindNeighbors": (None, None), "ReadIndexDatapoints": (None, None)}
     index: Any = {"UpsertDatapoints": (None, None), "RemoveDatapoints": (None, None)}
-    services = vertex_rpcs.VertexRpcs(nobody, match=likewise, index=index).services()
+    services = vertex_rpcs.VertexRpcs(nobody, nobody, match=likewise, index=index).services()
     methods = {f"/{service}/{method}" for service, held in services.items() for method in held}
     assert methods == set(vertex_rpcs.ACCESS) <= set(grpc_front.ACCESS)
