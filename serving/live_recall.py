@@ -126,8 +126,8 @@ class LiveRecall:
             return
         known = {neighbor.datapoint_id for neighbor in wanted}
         farthest = wanted[-1].distance
-        limit = farthest + abs(farthest) * _SAME
-        # One that lies as near as the last one wanted is as good as that.
+        # One that lies as near as the last one wanted is as good as that; fused rankings do not go by distance.
+        limit = farthest + abs(farthest) * _SAME if query.options.fusion is None else -math.inf
         n_right = sum(n.datapoint_id in known or n.distance <= limit for n in result.neighbors[at])
         n_right = min(n_right, len(wanted))
         with self._lock:

@@ -318,7 +318,10 @@ class Metrics:
 def _why_short(query: NeighborQuery, n_matching: int) -> str:
     if n_matching < query.options.k:
         return "filter" if query.options.filter else "catalog"
-    return "crowding" if query.options.crowding_cap else "search"
+    if query.options.crowding_cap:
+        return "crowding"
+    is_sparse_alone = query.vector is None and query.sparse is not None
+    return "sparse" if is_sparse_alone or query.options.fusion is not None else "search"
 
 
 def _bytes_on_disk(folder: Path) -> int:

@@ -140,6 +140,9 @@ def test_a_sparse_vector_alone_asks_the_sparse_side(service: Service) -> None:
     assert {n["distance"] for n in result["neighbors"]} == {0.0}
     unknown = asked(service, {"datapoint": {"sparseEmbedding": embedding({12345: 1.0})}})
     assert unknown["neighbors"] == []
+    exposition = service.ask("GET", "/metrics")[2].decode()
+    assert 'likewise_short_results_total{why="sparse"} 1.0' in exposition
+    assert 'likewise_short_results_total{why="search"}' not in exposition
 
 
 def test_filters_and_crowding_hold(service: Service) -> None:

@@ -13,7 +13,7 @@ import pytest
 from matching.datapoint import Neighbor
 from matching.version import IndexVersion, SearchResult
 from serving.live_recall import LiveRecall, recall_of
-from serving.query import NeighborQuery
+from serving.query import NeighborQuery, Options
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
@@ -97,6 +97,16 @@ def test_answers_are_compared_with_exact_ones() -> None:
     assert told.counts == [("graph", 3, 3), ("graph", 2, 3)]
     assert all(query.options.exact for query in exactly.asked)
     assert watched.estimates()["graph"].estimate == pytest.approx(5 / 6)
+
+
+def test_fused_answers_are_compared_by_id_alone() -> None:
+    told = Told()
+    watched = LiveRecall(Exactly(), share=0.5, observer=told, seed=1)
+    version: Any = object()
+    watched.found(version, [NeighborQuery("q", options=Options(rrf_alpha=0.5))], "s", answer("graph", "a", "x"))
+    assert told.left.acquire(timeout=30)
+    watched.close()
+    assert told.counts == [("graph", 1, 3)]
 
 
 def test_each_query_has_the_same_chance() -> None:
