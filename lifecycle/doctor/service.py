@@ -90,9 +90,15 @@ class ServiceCheck:
                     yield Finding("service.ready", "error", f"it is not ready: {part} is false", cure)
         else:
             yield Finding("service.ready", "ok", "it is ready")
+        replica = state.get("replica", "off")
+        if replica not in ("ok", "off"):
+            cure = "wait until it has caught up; if it never does, look at its log, or start it again"
+            yield Finding("service.replica", "error", f"it leaves the rotation: {replica}", cure)
         writes = state.get("writes", "off")
         if writes not in ("ok", "off"):
             cure = "mend the disk, then start the service again: it goes on from the log"
+            if replica != "off":
+                cure = "start the broker, or mend the network: writes go on by themselves, unless the stream itself is wrong"
             yield Finding("service.writes", "error", f"it takes no writes: {writes}", cure)
         for endpoint, held in state.get("endpoints", {}).items():
             for refused in held["refused"]:

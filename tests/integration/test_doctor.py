@@ -19,6 +19,7 @@ from lifecycle.cli import run
 from lifecycle.doctor import service as doctor_service
 from matching.store import Store
 from serving.api_keys import change_keys
+from tests.brokers import BrokerProcess
 from tests.certificates import Authority
 from tests.services import Service, Shop, Start
 
@@ -152,6 +153,31 @@ def test_a_full_disk_and_stopped_writes(examine: Any, own_shop: Shop, start_serv
     assert "bytes are free where" in errors["log.disk"]
     assert "it takes no writes" in errors["service.writes"]
     assert "bytes are free for the log" in errors["service.disk"]
+
+
+def test_a_replica_without_its_broker_and_one_that_was_stopped(
+    examine: Any, own_shop: Shop, start_service: Start, tmp_path: Path
+) -> None:
+    with (
+        BrokerProcess(tmp_path / "broker") as broker,
+        start_service(own_shop, write_log=broker.url, log_timeout_s=0.5, max_lag_s=3.0) as service,
+    ):
+        service.wait_until_ready()
+        assert wrong(examine("--url", service.http)) == {}
+        service.process.send_signal(signal.SIGSTOP)
+        broker.send(signal.SIGSTOP)  # so that it cannot learn what it missed
+        time.sleep(4)
+        service.process.send_signal(signal.SIGCONT)
+        errors = wrong(examine("--url", service.http))
+        assert "it leaves the rotation: behind: 0 writes" in errors["service.replica"]
+        broker.send(signal.SIGCONT)
+        service.wait_until_ready()
+        broker.kill()
+        points = [{"datapointId": "x", "featureVector": [1.0] * 8}]
+        assert service.ask("POST", "/v1/upsertDatapoints", {"datapoints": points})[0] == 503
+        errors = wrong(examine("--url", service.http))
+        assert errors.keys() == {"service.writes"}
+        assert "the broker is lost" in errors["service.writes"]
 
 
 def test_keys_that_expired_and_those_that_soon_will(

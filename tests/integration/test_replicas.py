@@ -220,7 +220,7 @@ def test_a_lost_broker_stops_writes_and_no_search(start: Starting, own_broker: B
 
 
 def test_a_paused_replica_leaves_the_rotation_until_it_has_caught_up(start: Starting) -> None:
-    with start() as one, start(max_lag_s=2.0) as two:
+    with start() as one, start() as two:
         for service in (one, two):
             service.wait_until_ready()
         with Writer("a", one, 500) as writer:
@@ -354,8 +354,3 @@ def test_a_new_replica_needs_the_newest_version_and_the_rest_of_the_stream(
             assert newest == "25"
             assert token(two, "more") == "26"
             assert read(one, ["more", *names], "26")["more"] == 9.0
-    with (
-        pytest.raises(AssertionError, match="was truncated, since newer versions have it"),
-        start_service(OwnShop(store, first), write_log=own_broker.url, log_timeout_s=1.0),
-    ):
-        pass
