@@ -440,6 +440,16 @@ class Ledger:
             assert self.acknowledged.setdefault(sequence, payload) == payload
 
 
+def proved_beside(folder: Path) -> int:
+    """Return how far a process that reads beside the writer believes the disk."""
+    try:
+        with WriteLog.open(folder, read_only=True) as log:
+            assert log.proved_sequence <= log.last_sequence
+            return log.proved_sequence
+    except NotFound:
+        return 0
+
+
 def burst(log: WriteLog, ledger: Ledger, chosen: Random) -> None:
     """Appends that share a sync: the lead is taken while they queue."""
     sizes = [chosen.randrange(1, 4) for _ in range(chosen.randrange(1, 5))]
@@ -502,11 +512,13 @@ def test_a_power_cut_loses_nothing_that_was_acknowledged(
                     n_images += 1
                     so_far = Ledger(dict(ledger.acknowledged), ledger.covered)
                     (supply.kill if chosen.random() < 0.2 else supply.cut_power)(image)
+                    proved = proved_beside(supply.folder)
                     with monkeypatch.context() as plain:
                         for name, call in TRUE_DISK.items():
                             plain.setattr(disk, name, call)
                         with WriteLog.open(image, segment_bytes=2500, n_request_ids=50) as log:
                             so_far.check(log)
+                            assert proved <= log.last_sequence, "a reader took it for safe"
 
             supply.on_step = look
             if chosen.random() < 0.3:
