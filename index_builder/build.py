@@ -68,12 +68,16 @@ def build_from_catalog(
     settings: BuildSettings,
     progress: Progress,
     parent: str | None = None,
+    log_sequence: int = 0,
     rejects_path: Path | None = None,
 ) -> Built:
     """Embed, index, measure, seal and publish a catalogue.
 
     The catalogue is read twice: once for what is encoded, once, when the undecodable pictures are known, for what is
     kept of each product. Embeddings go through the cache, so a build that was killed does not encode anything twice.
+
+    Args:
+        log_sequence: the last write of the write log that the catalogue has in it, 0 for none.
 
     Raises:
         GateRefused: too many rejects, or a space missed its recall floor.
@@ -94,7 +98,7 @@ def build_from_catalog(
             "images_dir": None if catalog.pictures is None else str(catalog.pictures.root.resolve()),
             "pictures_digest": work.pictures_digest.hexdigest(),
         }
-        return _finished(draft, rejects, source, parent)
+        return _finished(draft, rejects, source, parent, log_sequence)
 
 
 def build_from_vectors(
@@ -106,6 +110,7 @@ def build_from_vectors(
     progress: Progress,
     space_id: str | None = None,
     parent: str | None = None,
+    log_sequence: int = 0,
     rejects_path: Path | None = None,
 ) -> Built:
     """Index, measure, seal and publish ready vectors, in a space named `vectors`, with the sparse sides that they have.
@@ -113,6 +118,7 @@ def build_from_vectors(
     Args:
         space_id: names the encoder that made the vectors; the digest of the files where it is not known, so that
             vectors of two imports are never taken for comparable.
+        log_sequence: the last write of the write log that the files have in them, 0 for none.
 
     Raises:
         GateRefused: too many rejects, or the space missed its recall floor.
@@ -140,7 +146,7 @@ def build_from_vectors(
             "digest": files.digest,
             "files": [{"name": f.name, "n_bytes": f.n_bytes, "sha256": f.sha256} for f in files.files],
         }
-        return _finished(draft, rejects, source, parent)
+        return _finished(draft, rejects, source, parent, log_sequence)
 
 
 @contextlib.contextmanager
@@ -161,7 +167,9 @@ def _drafting(
         raise
 
 
-def _finished(draft: Draft, rejects: RejectsFile, source: Mapping[str, object], parent: str | None) -> Built:
+def _finished(
+    draft: Draft, rejects: RejectsFile, source: Mapping[str, object], parent: str | None, log_sequence: int
+) -> Built:
     rejects.check()
     rejects.close()
     counts = {
@@ -170,7 +178,7 @@ def _finished(draft: Draft, rejects: RejectsFile, source: Mapping[str, object], 
         "n_pictures": rejects.n_pictures,
         "n_rejected_pictures": rejects.n_rejected_pictures,
     }
-    return draft.finish(source={**source, **counts}, parent=parent)
+    return draft.finish(source={**source, **counts}, parent=parent, log_sequence=log_sequence)
 
 
 class _CatalogBuild:

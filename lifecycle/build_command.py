@@ -62,6 +62,10 @@ def build(
         str | None,
         typer.Option("--clip-model", help="A CLIP-type model by path or name, for text and pictures in one space."),
     ] = None,
+    log_sequence: Annotated[
+        int,
+        typer.Option("--log-sequence", min=0, help="Version token of the last live write that the input has in it."),
+    ] = 0,
     rejects: Annotated[Path | None, typer.Option("--rejects", help="Where to list rejects if the build fails.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -84,11 +88,22 @@ def build(
     with ProgressBar() as progress:
         if catalog is not None:
             built = _from_catalog(
-                held, catalog, images, columns, text_model, clip_model, settings, chosen, progress, parent, rejects
+                held,
+                catalog,
+                images,
+                columns,
+                text_model,
+                clip_model,
+                settings,
+                chosen,
+                progress,
+                parent,
+                log_sequence,
+                rejects,
             )
         else:
             assert vectors is not None
-            built = _from_vectors(held, vectors, metric, chosen, progress, parent, rejects)
+            built = _from_vectors(held, vectors, metric, chosen, progress, parent, log_sequence, rejects)
     move = held.set_alias(name, built.version_id, why="built")
     manifest = built.manifest
     if as_json:
@@ -146,6 +161,7 @@ def _from_catalog(
     chosen: BuildSettings,
     progress: ProgressBar,
     parent: str | None,
+    log_sequence: int,
     rejects: Path | None,
 ) -> Built:
     from embeddings import EmbeddingCache, ImageEncoder, PictureLimits, SentenceTransformerEncoder, TextEncoder
@@ -189,6 +205,7 @@ def _from_catalog(
             settings=chosen,
             progress=progress,
             parent=parent,
+            log_sequence=log_sequence,
             rejects_path=rejects,
         )
 
@@ -200,6 +217,7 @@ def _from_vectors(
     chosen: BuildSettings,
     progress: ProgressBar,
     parent: str | None,
+    log_sequence: int,
     rejects: Path | None,
 ) -> Built:
     from index_builder.build import build_from_vectors
@@ -207,7 +225,14 @@ def _from_vectors(
 
     files = open_vectors(vectors, metric=metric)
     return build_from_vectors(
-        store, files, metric=metric, settings=chosen, progress=progress, parent=parent, rejects_path=rejects
+        store,
+        files,
+        metric=metric,
+        settings=chosen,
+        progress=progress,
+        parent=parent,
+        log_sequence=log_sequence,
+        rejects_path=rejects,
     )
 
 

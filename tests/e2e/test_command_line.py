@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from matching.live import Delete, LiveIndex, WriteLog, pack_write
+from matching.store import Store
 from tests.commands import likewise
 
 N = 150
@@ -68,6 +71,43 @@ def test_text_picture_and_item_find_what_they_should(shop: Path, store: Path) ->
     by_item = likewise("search", *where, "--id", pictured["datapoint_id"], "-k", "4")
     assert by_item["space"] == "fused"
     assert pictured["datapoint_id"] not in [n["datapoint_id"] for n in by_item["neighbors"]]
+
+
+def test_the_next_version_has_the_writes_and_answers_texts_and_pictures_as_before(
+    shop: Path, store: Path, tmp_path: Path
+) -> None:
+    store = Path(shutil.copytree(store, tmp_path / "store"))
+    picture = next(shop.rglob("*.jpg"))
+    asked = [("--text", "red shoes"), ("--image", picture)]
+    where = ("--store", store, "--name", "shop", "-k", "12")
+    before = [likewise("search", *where, *one)["neighbors"] for one in asked]
+    gone = {near[0]["datapoint_id"] for near in before}
+    with WriteLog.open(tmp_path / "logs" / "shop") as log:
+        log.append([pack_write(Delete(one)) for one in sorted(gone)])
+    made = likewise("versions", "compact", "shop", "--store", store, "--log", tmp_path / "logs", "--promote")
+    assert (made["n_datapoints"], made["is_promoted"]) == (N - len(gone), True)
+    for one, was in zip(asked, before, strict=True):
+        now = likewise("search", *where, *one)
+        assert now["index_version"] == made["version"]
+        left = [near for near in was if near["datapoint_id"] not in gone]
+        assert [n["datapoint_id"] for n in now["neighbors"]][: len(left)] == [n["datapoint_id"] for n in left]
+        assert [n["metadata"] for n in now["neighbors"]][: len(left)] == [n["metadata"] for n in left]
+    assert likewise("versions", "show", "shop", "--store", store)["source"]["images_dir"] == str(shop.resolve())
+
+
+def test_a_catalogue_may_have_writes_of_the_log_in_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    lines = [json.dumps({"id": f"{at}", "embedding": rng.standard_normal(8).tolist()}) for at in range(20)]
+    (tmp_path / "vectors.json").write_text("\n".join(lines))
+    store = tmp_path / "store"
+    built = likewise(
+        "build", "--vectors", tmp_path / "vectors.json", "--store", store, "--name", "v", "--log-sequence", "2"
+    )
+    with WriteLog.open(tmp_path / "log") as log:
+        log.append([pack_write(Delete(f"{at}")) for at in range(3)])
+        live = LiveIndex(Store(store).open(built["version"]), log)
+        assert live.snapshot.n_datapoints == 19, "of the log, the third write alone is new to it"
+        live.close()
 
 
 def test_restricts_numbers_and_crowding_hold(store: Path) -> None:

@@ -280,6 +280,7 @@ def test_a_kill_on_the_way_leaves_nothing_that_could_be_taken_for_whole(shop: Sh
     assert served_from(tmp_path / "new" / "store", tmp_path / "new" / "logs") == shop.model(30)
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("step", [2.5, pytest.param(1.05, marks=pytest.mark.slow)])
 def test_a_full_disk_leaves_nothing_half(shop: Shop, tmp_path: Path, step: float) -> None:
     shop.write(30)

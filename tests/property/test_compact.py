@@ -104,6 +104,7 @@ class History:
         self.log.close()
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("n_examples", [15, pytest.param(400, marks=pytest.mark.slow)])
 def test_any_history_reads_as_a_dict_would_wherever_it_is_compacted(n_examples: int) -> None:
     @settings(max_examples=n_examples)
