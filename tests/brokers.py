@@ -19,9 +19,7 @@ class BrokerProcess:
     def __init__(self, folder: Path, extra: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
         self.log = folder / "broker.log"
         self._config = folder / "broker.conf"
@@ -69,6 +67,26 @@ class BrokerProcess:
 
     def __exit__(self, *_: object) -> None:
         self._end(signal.SIGKILL)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def new_cluster(folder: Path, n_brokers: int = 3) -> list[BrokerProcess]:
+    """Return brokers that keep streams together; none is started."""
+    ports = [free_port() for _ in range(n_brokers)]
+    routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
+    return [
+        BrokerProcess(
+            folder / f"broker-{at}",
+            f'server_name: b{at}\ncluster {{ name: c, listen: "127.0.0.1:{port}", routes: [{routes}] }}',
+        )
+        for at, port in enumerate(ports)
+    ]
 
 
 @pytest.fixture(scope="session")

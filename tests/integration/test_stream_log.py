@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import signal
 import threading
@@ -23,7 +24,7 @@ from matching.datapoint import Datapoint, NumericRestrict, NumericType
 from matching.errors import CorruptArtifact, InvalidInput, NotFound, Unavailable
 from matching.live import Appended, Change, Delete, LiveIndex, Upsert
 from matching.live.stream_log import Broker, StreamLog
-from tests.brokers import BrokerProcess
+from tests.brokers import BrokerProcess, new_cluster
 from tests.versions import MakeVersion
 
 T = TypeVar("T")
@@ -156,6 +157,49 @@ def test_a_broker_that_is_restarted_or_killed_loses_nothing(tmp_path: Path, name
     assert len(found) == 2 * len(acknowledged)  # none lost, none twice
     for said, where in acknowledged.items():
         assert found[where.first_sequence - 1 : where.last_sequence] == [said.encode()] * 2
+
+
+def test_a_cluster_outlives_any_of_its_brokers(tmp_path: Path, name: str) -> None:
+    brokers = new_cluster(tmp_path)
+    acknowledged: list[int] = []
+    stop = threading.Event()
+    with contextlib.ExitStack() as held:
+        for broker in brokers:
+            held.enter_context(broker)
+        urls = tuple(broker.url for broker in brokers)
+        one = held.enter_context(StreamLog.open(Broker(urls), name, n_copies=3, open_timeout_s=60))
+        two = held.enter_context(StreamLog.open(Broker(urls[::-1]), name, open_timeout_s=60))
+
+        def work(log: StreamLog, who: str) -> None:
+            at = 0
+            while not stop.is_set():
+                at += 1
+                for _ in range(100):
+                    with contextlib.suppress(Unavailable):
+                        acknowledged.append(
+                            log.append([f"{who} {at}".encode()], request_id=f"{who} {at}").last_sequence
+                        )
+                        break
+
+        with ThreadPoolExecutor(2) as pool:
+            pool.submit(work, one, "one")
+            pool.submit(work, two, "two")
+            try:
+                for broker in brokers:
+                    done = len(acknowledged)
+                    until(lambda done=done: len(acknowledged) > done + 20)
+                    broker.kill()
+                    done = len(acknowledged)
+                    until(lambda done=done: len(acknowledged) > done + 20)  # two of three are enough
+                    broker.start()
+            finally:
+                stop.set()
+        last = one.newest(timeout_s=30)
+        assert two.wait(last, timeout_s=30)
+        found = all_of(one)
+        assert found == all_of(two)
+        assert sorted(acknowledged) == list(range(1, last + 1))  # none lost, none twice
+        assert len(set(found)) == len(found)
 
 
 def test_a_lost_broker_stops_writes_for_as_long_as_it_is_lost(tmp_path: Path, name: str) -> None:
