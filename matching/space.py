@@ -315,35 +315,45 @@ class Space:
         Args:
             queries: float32[q, dim], finite; unit vectors for "cosine".
             matching: bitmap of the rows that may be found, None for all.
-            sparse: sparse side of the queries; joins as alpha * cos(dense) + (1 - alpha) * cos(sparse).
+            sparse: sparse side of the queries; its inner product takes (1 - alpha) * dot off alpha * the dense distance.
 
         Returns:
             rows int64[q, k], distances float32[q, k], and the number of datapoints whose exact distance was computed.
         """
         ask = _Ask(queries, k, matching, None, tags, tag_cap)
-        scores = None
-        if sparse is not None and self.sparse is not None:
-            alpha = np.float32(self.entry.alpha)
-            scores = self.sparse.scores(sparse, self.n_rows)
-            ask = _Ask(queries * alpha, k, matching, scores * (alpha - 1), tags, tag_cap)
+        if sparse is None or self.sparse is None:
+            return self._run(plan, ask, None, n_matching)
+        alpha = np.float32(self.entry.alpha)
+        scores = self.sparse.scores(sparse, self.n_rows)
+        if self.metric == "l2" and alpha > 0:
+            # A scaled query would lie elsewhere, so that its distances are scaled instead.
+            ask = _Ask(queries, k, matching, scores * (1 - 1 / alpha), tags, tag_cap)
+            rows, distances, n_scanned = self._run(plan, ask, scores, n_matching)
+            return rows, distances * alpha, n_scanned
+        ask = _Ask(queries * alpha, k, matching, scores * (alpha - 1), tags, tag_cap)
+        return self._run(plan, ask, scores, n_matching)
+
+    def _run(
+        self, plan: Plan, ask: _Ask, scores: NDArray[np.float32] | None, n_matching: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
         if self._native is not None and (plan.kind == "exact" or not self._has_faiss):
             return self._native.search(
                 ask.queries,
-                k,
+                ask.k,
                 plan.effort or 0,
                 0 if plan.effort is None else self._n_candidates(plan, ask),
-                matching,
+                ask.matching,
                 n_matching,
                 ask.bias,
-                tags if tag_cap else None,
-                tag_cap,
+                ask.tags if ask.tag_cap else None,
+                ask.tag_cap,
             )
         if plan.kind == "exact":
             rows, distances = self._scan(ask)
-            n_scanned = n_matching * len(queries)
+            n_scanned = n_matching * len(ask.queries)
         else:
             rows, distances, n_scanned = self._search_index(plan, ask, scores)
-            wanted = min(k, n_matching)
+            wanted = min(ask.k, n_matching)
             short = np.flatnonzero(np.count_nonzero(rows >= 0, axis=1) < wanted)
             if len(short):
                 rows[short], distances[short] = self._scan(ask.only(short))

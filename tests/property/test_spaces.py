@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from index_builder.staging import StagedSparse
 from matching.container import open_container
-from matching.datapoint import Datapoint, SparseRows
+from matching.datapoint import Datapoint, Metric, SparseRows
 from matching.errors import InvalidQuery
 from matching.store import Store
 from tests.versions import MakeVersion, build_version
@@ -97,6 +97,34 @@ def test_sparse_side_joins_as_one_score(make_version: MakeVersion, rng: np.rando
     assert np.mean(kept) >= 0.9
     with pytest.raises(InvalidQuery, match="3 sparse queries beside 1 dense"):
         version.search(queries[:1], 10, space="vectors", sparse=sparse_rows(asked[:3]))
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize("plan", ["flat", "graph"])
+def test_sparse_side_takes_its_share_off_any_distance(
+    make_version: MakeVersion, rng: np.random.Generator, metric: Metric, plan: str
+) -> None:
+    """Of vectors of any length: what a query is scaled by must not move it."""
+    n, alpha = 500, 0.3
+    vectors = rng.standard_normal((n, 16)).astype(np.float32) * rng.uniform(0.2, 3, (n, 1)).astype(np.float32)
+    sparse = np.where(rng.random((n, 50)) < 0.1, rng.random((n, 50)), 0).astype(np.float32)
+    points = [Datapoint(f"{at:05}") for at in range(n)]
+    version = make_version(
+        points, vectors, metric=metric, sparse=sparse_rows(sparse), alpha=alpha, plan=plan, recall_target=0.5
+    )
+    queries, asked = rng.standard_normal((10, 16)).astype(np.float32), sparse[:10]
+    dense = ((queries[:, None] - vectors[None]) ** 2).sum(axis=2) if metric == "l2" else -(queries @ vectors.T)
+    true = alpha * dense - (1 - alpha) * asked @ sparse.T
+    result = version.search(queries, 10, space="vectors", sparse=sparse_rows(asked), exact=True)
+    for near, distances in zip(result.neighbors, true):
+        assert [x.datapoint_id for x in near] == [f"{at:05}" for at in np.argsort(distances, kind="stable")[:10]]
+        np.testing.assert_allclose([x.distance for x in near], np.sort(distances)[:10], rtol=1e-4, atol=1e-4)
+    index = version.search(queries, 10, space="vectors", sparse=sparse_rows(asked), effort=200)
+    kept = [
+        len({x.datapoint_id for x in a} & {x.datapoint_id for x in b}) / 10
+        for a, b in zip(index.neighbors, result.neighbors)
+    ]
+    assert np.mean(kept) >= 0.9
 
 
 @settings(max_examples=60)
