@@ -17,6 +17,7 @@ from lifecycle import (
     catalog_commands,
     demo,
     doctor_command,
+    endpoint_commands,
     key_commands,
     search_command,
     serve_command,
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.add_typer(catalog_commands.app, name="catalog")
 app.add_typer(version_commands.app, name="versions")
+app.add_typer(endpoint_commands.app, name="endpoints")
 app.add_typer(key_commands.app, name="keys")
 app.add_typer(audit_commands.app, name="audit")
 app.command("build")(build_command.build)

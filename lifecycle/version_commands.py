@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,9 +14,12 @@ from index_builder.compare import compare_versions
 from lifecycle.compact_command import compact_version, truncate_log_of
 from lifecycle.terminal import out, print_json, print_table
 from matching.manifest import Manifest
-from matching.store import Store
+from matching.store import AliasMove, Store
+from serving.trial import try_version
 
-app = typer.Typer(help="List, show, verify, alias, compare and compact index versions.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, show, verify, promote, roll back, alias, compare and compact index versions.", no_args_is_help=True
+)
 app.command("compact")(compact_version)
 app.command("truncate-log")(truncate_log_of)
 
@@ -132,14 +136,41 @@ def alias_version(
     """
     held = Store(store)
     moves = held.history(alias) if to is None else (held.set_alias(alias, to, why=why),)
-    if as_json:
-        print_json([asdict(move) for move in moves])
-        return
-    print_table(
-        f"alias {alias}",
-        ["at", "by", "from", "to", "why"],
-        [(move.at, move.by, move.old, move.new, move.why) for move in moves],
-    )
+    _show_moves(alias, moves, as_json=as_json)
+
+
+@app.command("promote")
+def promote_version(
+    alias: Annotated[str, typer.Argument(help="The alias.")],
+    store: StoreOption,
+    to: Annotated[str, typer.Option("--to", help="Version id, or another alias.")],
+    why: Annotated[str, typer.Option("--why", help="The reason, kept in the history.")],
+    limit_s: Annotated[float, typer.Option("--limit", min=1, help="Seconds that trying it may take.")] = 300.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Try a version in a process of its own, every block and canary queries, and point an alias at it; exit 1 where refused.
+
+    Example: `likewise versions promote shop --to 20261121-101500-0123456789abcdef --why "nightly build" --store shop`
+    """
+    held = Store(store)
+    version_id = held.resolve(to)
+    try_version(held.directory(version_id), limit_s=limit_s)
+    _show_moves(alias, (held.set_alias(alias, version_id, why=why),), as_json=as_json)
+
+
+@app.command("rollback")
+def rollback_version(
+    alias: Annotated[str, typer.Argument(help="The alias.")],
+    store: StoreOption,
+    why: Annotated[str, typer.Option("--why", help="The reason, kept in the history.")] = "roll back",
+    as_json: JsonOption = False,
+) -> None:
+    """Point an alias at the version before, in one move; each time one further back.
+
+    Example: `likewise versions rollback shop --why "odd answers" --store shop`
+    """
+    held = Store(store)
+    _show_moves(alias, (held.set_alias(alias, held.version_before(alias), why=why),), as_json=as_json)
 
 
 @app.command("diff")
@@ -188,6 +219,17 @@ def diff_versions(
         print_table(
             "\nbuild settings", ["setting", "old", "new"], [(n, a, b) for n, (a, b) in difference.settings.items()]
         )
+
+
+def _show_moves(alias: str, moves: Sequence[AliasMove], *, as_json: bool) -> None:
+    if as_json:
+        print_json([asdict(move) for move in moves])
+        return
+    print_table(
+        f"alias {alias}",
+        ["at", "by", "from", "to", "why"],
+        [(move.at, move.by, move.old, move.new, move.why) for move in moves],
+    )
 
 
 def _summary(manifest: Manifest) -> dict[str, Any]:

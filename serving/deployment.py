@@ -102,6 +102,19 @@ class _Served:
         return {name: opened.version_id for name, opened in self.arms.items()}
 
 
+def endpoint_of(store: Store, name: str) -> tuple[Endpoint, int]:
+    """Return an endpoint as a store has it, and how often it was changed; never: one variant of that name, of its alias.
+
+    Raises:
+        CorruptArtifact: its history is damaged.
+        InvalidInput: this cannot be a name.
+    """
+    changes = store.endpoint_history(name)
+    if changes:
+        return Endpoint.from_json(changes[-1].told), len(changes)
+    return Endpoint.create(name, [Variant(name, 1.0, index=name)]), 0
+
+
 class Deployment:
     """Serves one endpoint. Belongs to one event loop; what takes long is done in a thread of its own."""
 
@@ -152,6 +165,7 @@ class Deployment:
             self._store,
             settings=self._settings,
             log=self._log,
+            check=self._check_writes,
             threads=self._threads,
             model_dir=self._model_dir,
             observer=self._observer,
@@ -366,12 +380,7 @@ class Deployment:
             NotFound: a name in it stands for nothing.
             CorruptArtifact: a history is damaged.
         """
-        changes = self._store.endpoint_history(self.name)
-        if changes:
-            endpoint = Endpoint.from_json(changes[-1].told)
-        else:
-            endpoint = Endpoint.create(self.name, [Variant(self.name, 1.0, index=self.name)])
-        return self._wanting(endpoint, len(changes))
+        return self._wanting(*endpoint_of(self._store, self.name))
 
     def _wanting(self, endpoint: Endpoint, n_changes: int, moved: Mapping[str, str] | None = None) -> _Wanted:
         """Return what an endpoint wants, with aliases as they are, or as if they were moved."""
@@ -529,7 +538,7 @@ class Deployment:
         _log.info("endpoint %s: trying version %s", self.name, version_id)
         opened = await self._opener.open(version_id, [one.encoders for one in known])
         try:
-            self._check_writes(opened.sealed, known)
+            self._check_writes(opened.sealed, known)  # those that are opened with it too
             await self._in_thread(lambda: self._reach(opened))
         except BaseException:
             await self._close({opened})
@@ -548,6 +557,7 @@ class Deployment:
         before = self._state
         shadows = tuple(variant for variant in wanted.endpoint.variants if variant.is_shadow)
         self._state = served = _Served(wanted.endpoint, arms, wanted.n_changes, shadows)
+        self._refused = {asked: why for asked, why in self._refused.items() if asked[2] not in served.versions.values()}
         self._stamp = None  # the names may be others now: look at the store once more
         created = datetime.fromisoformat(served.control.sealed.created_at).timestamp()
         self._observer.serves(served.control.sealed.n_datapoints, created)
@@ -592,7 +602,7 @@ class Deployment:
         if log is not None:
             self._log = self._held.enter_context(log)
 
-    def _check_writes(self, sealed: IndexVersion, others: Iterable[OpenedVersion]) -> None:
+    def _check_writes(self, sealed: IndexVersion, others: Iterable[OpenedVersion] = ()) -> None:
         """Check that the writes of this endpoint, those in the log and those to come, can join a version.
 
         Raises:
@@ -603,7 +613,8 @@ class Deployment:
         if self._log.last_sequence > sealed.manifest.log_sequence:
             with contextlib.suppress(FileNotFoundError):
                 check_form(json.loads(self._form_file().read_bytes()), sealed)
-        for other in others:
+        served = () if self._state is None else self._state.arms.values()
+        for other in (*served, *others):
             check_form(form_of(other.sealed), sealed)
 
     def _form_file(self) -> Path:

@@ -232,6 +232,19 @@ class Endpoint:
         names = ", ".join(variant.name for variant in self.variants)
         raise NotFound(f"[endpoint] {self.name!r} has no variant {name!r}; expected one of {names}; choose one")
 
+    def arm(
+        self, name: str, *, weight: float, mirror: float, index: str | None, knobs: Mapping[str, Knob] | None
+    ) -> Variant:
+        """Return a variant for `with_traffic`; index and knobs that are None are those of the variant of that name.
+
+        Raises:
+            InvalidInput: a value is not valid.
+        """
+        before = next((variant for variant in self.variants if variant.name == name), Variant(name))
+        return Variant(
+            name, weight, mirror, before.index if index is None else index, before.knobs if knobs is None else knobs
+        )
+
     def assign(self, unit_id: str | None, *, override: Override | None = None) -> Assignment:
         """Return which variant answers a unit.
 

@@ -20,6 +20,9 @@ from grpc_reflection.v1alpha import reflection
 from matching.errors import DeadlineExceeded, InvalidQuery, LikewiseError, LimitExceeded, RateLimited, Unavailable
 from serving.admission import Admission
 from serving.auth import Access, Credentials, Gate, Principal
+from serving.endpoint_rpcs import ACCESS as ENDPOINT_ACCESS
+from serving.endpoint_rpcs import SERVICE as ENDPOINT_SERVICE
+from serving.endpoint_rpcs import EndpointRpcs
 from serving.error_codes import code_of, public_message
 from serving.grpc_admission import AdmittingHandler, grpc_options
 from serving.metrics import Metrics
@@ -38,7 +41,12 @@ Context = grpc.aio.ServicerContext[bytes, Message]
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _REFUSING_S: Final = 0.2
 _ROUTE: Final = ("x-likewise-unit", "x-likewise-override", "x-likewise-endpoint")
-_SERVICES: Final = ("likewise.v1.MatchService", "likewise.v1.IndexService", "likewise.v1.SearchService")
+_SERVICES: Final = (
+    "likewise.v1.MatchService",
+    "likewise.v1.IndexService",
+    "likewise.v1.SearchService",
+    ENDPOINT_SERVICE,
+)
 ACCESS: Final[dict[str, Access]] = {  # what each method needs; one that is not here keeps the service from starting
     "/likewise.v1.MatchService/FindNeighbors": "read",
     "/likewise.v1.MatchService/ReadIndexDatapoints": "read",
@@ -46,6 +54,7 @@ ACCESS: Final[dict[str, Access]] = {  # what each method needs; one that is not 
     "/likewise.v1.IndexService/RemoveDatapoints": "write",
     "/likewise.v1.SearchService/Search": "read",
     "/likewise.v1.SearchService/GetVersion": "read",
+    **ENDPOINT_ACCESS,
     **VERTEX_ACCESS,
     "/grpc.health.v1.Health/Check": "open",
     "/grpc.health.v1.Health/List": "open",
@@ -92,7 +101,8 @@ class GrpcApi:
             "Search": (pb.SearchRequest, self._search),
             "GetVersion": (pb.GetVersionRequest, self._version),
         }
-        own = dict(zip(_SERVICES, (match, index, search), strict=True))
+        endpoints = EndpointRpcs(recommender).methods()
+        own = dict(zip(_SERVICES, (match, index, search, endpoints), strict=True))
         self._resources = VertexResources(recommender, domain_name=settings.vertex_domain_name)
         self._services = own | VertexRpcs(recommender, self._resources, match=match, index=index).services()
         for name, methods in self._services.items():

@@ -18,6 +18,8 @@ from starlette.routing import Route
 from matching.datapoint import Filter
 from matching.errors import InvalidQuery, LikewiseError
 from serving.auth import Access, Gate
+from serving.endpoint_routes import ACCESS as ENDPOINT_ACCESS
+from serving.endpoint_routes import LIST, ONE, PROMOTE, ROLLBACK, TRAFFIC, EndpointRoutes
 from serving.health import Health
 from serving.intake import DEADLINE, RECORD, AccessOf, App, Intake, error_response, http_error_body
 from serving.metrics import CONTENT_TYPE, Metrics
@@ -28,6 +30,7 @@ from serving.request_log import RequestRecord
 from serving.settings import ServingSettings
 from serving.vertex_routes import ACCESS as VERTEX_ACCESS
 from serving.vertex_routes import VertexRoutes
+from serving.wire import endpoint_json as shapes
 from serving.wire import schema
 from serving.wire import vertex_json as wire
 
@@ -63,6 +66,7 @@ ACCESS: Final[dict[str, Access]] = {  # what each route needs; a route that is n
     f"POST {REMOVE}": "write",
     "GET /v1/facets": "read",
     "GET /v1/versions/current": "read",
+    **ENDPOINT_ACCESS,
     **VERTEX_ACCESS,
 }
 _POLICY: Final = (
@@ -157,6 +161,18 @@ class HttpApi:
             *((path, self.front) for path in _FRONT),
         ):
             api.router.routes.append(Route(path, handler, methods=["GET"]))
+        endpoints = EndpointRoutes(self._recommender, settings=self._settings)
+        named = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"},
+                 "example": self._recommender.deployment().name}  # fmt: skip
+        _add(api, "GET", LIST, endpoints.list, "The endpoints", shapes.EndpointsShape)
+        _add(api, "GET", ONE, endpoints.get, "An endpoint: its variants and their traffic", shapes.EndpointShape,
+             parameters=[named])  # fmt: skip
+        _add(api, "POST", TRAFFIC, endpoints.set_traffic, "Change variants and their traffic", shapes.EndpointShape,
+             body=shapes.TrafficRequest, example=examples["traffic"], parameters=[named])  # fmt: skip
+        _add(api, "POST", PROMOTE, endpoints.promote, "Load, verify and warm a version, then let it answer",
+             shapes.MoveShape, body=shapes.PromoteRequest, example=examples["promote"], parameters=[named])  # fmt: skip
+        _add(api, "POST", ROLLBACK, endpoints.rollback, "Let the version before answer", shapes.MoveShape,
+             body=shapes.RollbackRequest, example={"why": "the new one answers oddly"}, parameters=[named])  # fmt: skip
         api.router.routes.extend(VertexRoutes(self._recommender, settings=self._settings).routes())
 
     async def search(self, request: Request) -> Response:
@@ -471,4 +487,6 @@ def _examples(recommender: Recommender, dim: int) -> dict[str, Any]:
         "read": {"ids": [first]},
         "upsert": {"datapoints": [{"datapointId": "new-item", "featureVector": unit, "restricts": restricts}]},
         "remove": {"datapointIds": ["new-item"]},
+        "traffic": {"variants": [{"name": recommender.snapshot.variant, "weight": 1.0}], "why": "all to one"},
+        "promote": {"version": version.version_id, "why": "the newest"},
     }

@@ -72,6 +72,7 @@ class Opener:
         *,
         settings: ServingSettings,
         log: Log | None,
+        check: Callable[[IndexVersion], None],
         threads: Executor,
         model_dir: Path | None = None,
         observer: EncoderObserver | None = None,
@@ -82,6 +83,7 @@ class Opener:
             store: where they lie.
             settings: limits and times.
             log: of the writes that each of them takes in, or none.
+            check: raises where a version is not to be served, before any write joins it.
             threads: where files are read and logs applied.
             model_dir: where exported models lie, the encoders' default when None.
             observer: is told what encoder processes do.
@@ -89,6 +91,7 @@ class Opener:
         self._store = store
         self._settings = settings
         self._log = log
+        self._check = check
         self._threads = threads
         self._model_dir = model_dir
         self._observer = observer
@@ -104,8 +107,10 @@ class Opener:
         Raises:
             NotFound: there is no such version, or the log no longer has the writes that it lacks.
             CorruptArtifact: it, or the log, is damaged.
+            SpaceMismatch: the writes cannot join it.
         """
         sealed = await self._in_thread(lambda: self._store.open(version_id, verify=True))
+        self._check(sealed)
         live = await self._in_thread(lambda: self._followed(sealed))
         return OpenedVersion(sealed, live, await self._encoders(sealed, running))
 
@@ -120,15 +125,16 @@ class Opener:
             GateRefused: it answers wrongly, kills the process that tries it, or takes longer than `serving.activation_s`.
             NotFound: there is no such version, or the log no longer has the writes that it lacks.
             CorruptArtifact: it is damaged.
+            SpaceMismatch: the writes cannot join it.
         """
         until = time.monotonic() + self._settings.activation_s
         running = tuple(running)
         directory = self._store.directory(version_id)
         limit_s = self._settings.activation_s
         await self._in_thread(lambda: try_version(directory, limit_s=limit_s, given_up=self._given_up))
-        sealed = await self._in_thread(
-            lambda: self._store.open(version_id, verify=False)
-        )  # every block was just checked
+        # every block was just checked
+        sealed = await self._in_thread(lambda: self._store.open(version_id, verify=False))
+        self._check(sealed)
         encoders = await self._encoders(sealed, running)
         live: LiveIndex | None = None
         try:

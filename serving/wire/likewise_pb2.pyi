@@ -142,7 +142,7 @@ class FindNeighborsRequest(_message.Message):
     def __init__(self, index_endpoint: _Optional[str] = ..., deployed_index_id: _Optional[str] = ..., queries: _Optional[_Iterable[_Union[FindNeighborsRequest.Query, _Mapping]]] = ..., return_full_datapoint: _Optional[bool] = ..., min_version: _Optional[int] = ...) -> None: ...
 
 class FindNeighborsResponse(_message.Message):
-    __slots__ = ("nearest_neighbors", "index_version")
+    __slots__ = ("nearest_neighbors", "index_version", "variant")
     class Neighbor(_message.Message):
         __slots__ = ("datapoint", "distance", "sparse_distance")
         DATAPOINT_FIELD_NUMBER: _ClassVar[int]
@@ -171,9 +171,11 @@ class FindNeighborsResponse(_message.Message):
         def __init__(self, id: _Optional[str] = ..., neighbors: _Optional[_Iterable[_Union[FindNeighborsResponse.Neighbor, _Mapping]]] = ..., plan: _Optional[str] = ..., n_matching: _Optional[int] = ..., exact: _Optional[bool] = ..., space: _Optional[str] = ..., effort: _Optional[int] = ...) -> None: ...
     NEAREST_NEIGHBORS_FIELD_NUMBER: _ClassVar[int]
     INDEX_VERSION_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
     nearest_neighbors: _containers.RepeatedCompositeFieldContainer[FindNeighborsResponse.NearestNeighbors]
     index_version: str
-    def __init__(self, nearest_neighbors: _Optional[_Iterable[_Union[FindNeighborsResponse.NearestNeighbors, _Mapping]]] = ..., index_version: _Optional[str] = ...) -> None: ...
+    variant: str
+    def __init__(self, nearest_neighbors: _Optional[_Iterable[_Union[FindNeighborsResponse.NearestNeighbors, _Mapping]]] = ..., index_version: _Optional[str] = ..., variant: _Optional[str] = ...) -> None: ...
 
 class ReadIndexDatapointsRequest(_message.Message):
     __slots__ = ("index_endpoint", "deployed_index_id", "ids", "min_version")
@@ -256,12 +258,14 @@ class SearchRequest(_message.Message):
     def __init__(self, text: _Optional[str] = ..., image: _Optional[bytes] = ..., datapoint_id: _Optional[str] = ..., k: _Optional[int] = ..., restricts: _Optional[_Iterable[_Union[IndexDatapoint.Restriction, _Mapping]]] = ..., numeric_restricts: _Optional[_Iterable[_Union[IndexDatapoint.NumericRestriction, _Mapping]]] = ..., crowding_cap: _Optional[int] = ..., space: _Optional[str] = ..., exact: _Optional[bool] = ..., recall_target: _Optional[float] = ..., rrf_alpha: _Optional[float] = ..., score_alpha: _Optional[float] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("result", "index_version")
+    __slots__ = ("result", "index_version", "variant")
     RESULT_FIELD_NUMBER: _ClassVar[int]
     INDEX_VERSION_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
     result: FindNeighborsResponse.NearestNeighbors
     index_version: str
-    def __init__(self, result: _Optional[_Union[FindNeighborsResponse.NearestNeighbors, _Mapping]] = ..., index_version: _Optional[str] = ...) -> None: ...
+    variant: str
+    def __init__(self, result: _Optional[_Union[FindNeighborsResponse.NearestNeighbors, _Mapping]] = ..., index_version: _Optional[str] = ..., variant: _Optional[str] = ...) -> None: ...
 
 class GetVersionRequest(_message.Message):
     __slots__ = ()
@@ -299,3 +303,112 @@ class Version(_message.Message):
     spaces: _containers.RepeatedCompositeFieldContainer[Version.Space]
     version_token: int
     def __init__(self, version_id: _Optional[str] = ..., created_at: _Optional[str] = ..., n_datapoints: _Optional[int] = ..., spaces: _Optional[_Iterable[_Union[Version.Space, _Mapping]]] = ..., version_token: _Optional[int] = ...) -> None: ...
+
+class Variant(_message.Message):
+    __slots__ = ("name", "weight", "mirror", "index", "knobs", "index_version")
+    class Knobs(_message.Message):
+        __slots__ = ("effort", "recall_target", "exact", "crowding_cap")
+        EFFORT_FIELD_NUMBER: _ClassVar[int]
+        RECALL_TARGET_FIELD_NUMBER: _ClassVar[int]
+        EXACT_FIELD_NUMBER: _ClassVar[int]
+        CROWDING_CAP_FIELD_NUMBER: _ClassVar[int]
+        effort: int
+        recall_target: float
+        exact: bool
+        crowding_cap: int
+        def __init__(self, effort: _Optional[int] = ..., recall_target: _Optional[float] = ..., exact: _Optional[bool] = ..., crowding_cap: _Optional[int] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    MIRROR_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    KNOBS_FIELD_NUMBER: _ClassVar[int]
+    INDEX_VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    weight: float
+    mirror: float
+    index: str
+    knobs: Variant.Knobs
+    index_version: str
+    def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., mirror: _Optional[float] = ..., index: _Optional[str] = ..., knobs: _Optional[_Union[Variant.Knobs, _Mapping]] = ..., index_version: _Optional[str] = ...) -> None: ...
+
+class Endpoint(_message.Message):
+    __slots__ = ("name", "variants", "control", "coverage", "generation", "refused")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VARIANTS_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
+    COVERAGE_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    variants: _containers.RepeatedCompositeFieldContainer[Variant]
+    control: str
+    coverage: float
+    generation: int
+    refused: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., variants: _Optional[_Iterable[_Union[Variant, _Mapping]]] = ..., control: _Optional[str] = ..., coverage: _Optional[float] = ..., generation: _Optional[int] = ..., refused: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ListEndpointsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListEndpointsResponse(_message.Message):
+    __slots__ = ("endpoints",)
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
+    def __init__(self, endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ...) -> None: ...
+
+class GetEndpointRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class SetTrafficRequest(_message.Message):
+    __slots__ = ("name", "variants", "coverage", "control", "why")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VARIANTS_FIELD_NUMBER: _ClassVar[int]
+    COVERAGE_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    variants: _containers.RepeatedCompositeFieldContainer[Variant]
+    coverage: float
+    control: str
+    why: str
+    def __init__(self, name: _Optional[str] = ..., variants: _Optional[_Iterable[_Union[Variant, _Mapping]]] = ..., coverage: _Optional[float] = ..., control: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
+
+class PromoteRequest(_message.Message):
+    __slots__ = ("name", "version", "why", "variant")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    why: str
+    variant: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., why: _Optional[str] = ..., variant: _Optional[str] = ...) -> None: ...
+
+class RollbackRequest(_message.Message):
+    __slots__ = ("name", "why", "variant")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    why: str
+    variant: str
+    def __init__(self, name: _Optional[str] = ..., why: _Optional[str] = ..., variant: _Optional[str] = ...) -> None: ...
+
+class AliasMove(_message.Message):
+    __slots__ = ("at", "by", "old_version", "new_version", "why")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    OLD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    NEW_VERSION_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    at: str
+    by: str
+    old_version: str
+    new_version: str
+    why: str
+    def __init__(self, at: _Optional[str] = ..., by: _Optional[str] = ..., old_version: _Optional[str] = ..., new_version: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...

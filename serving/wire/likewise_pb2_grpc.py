@@ -376,3 +376,253 @@ class SearchService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class EndpointServiceStub:
+    """What callers address: variants with a share of the traffic each.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListEndpoints = channel.unary_unary(
+                '/likewise.v1.EndpointService/ListEndpoints',
+                request_serializer=serving_dot_wire_dot_likewise__pb2.ListEndpointsRequest.SerializeToString,
+                response_deserializer=serving_dot_wire_dot_likewise__pb2.ListEndpointsResponse.FromString,
+                _registered_method=True)
+        self.GetEndpoint = channel.unary_unary(
+                '/likewise.v1.EndpointService/GetEndpoint',
+                request_serializer=serving_dot_wire_dot_likewise__pb2.GetEndpointRequest.SerializeToString,
+                response_deserializer=serving_dot_wire_dot_likewise__pb2.Endpoint.FromString,
+                _registered_method=True)
+        self.SetTraffic = channel.unary_unary(
+                '/likewise.v1.EndpointService/SetTraffic',
+                request_serializer=serving_dot_wire_dot_likewise__pb2.SetTrafficRequest.SerializeToString,
+                response_deserializer=serving_dot_wire_dot_likewise__pb2.Endpoint.FromString,
+                _registered_method=True)
+        self.Promote = channel.unary_unary(
+                '/likewise.v1.EndpointService/Promote',
+                request_serializer=serving_dot_wire_dot_likewise__pb2.PromoteRequest.SerializeToString,
+                response_deserializer=serving_dot_wire_dot_likewise__pb2.AliasMove.FromString,
+                _registered_method=True)
+        self.Rollback = channel.unary_unary(
+                '/likewise.v1.EndpointService/Rollback',
+                request_serializer=serving_dot_wire_dot_likewise__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=serving_dot_wire_dot_likewise__pb2.AliasMove.FromString,
+                _registered_method=True)
+
+
+class EndpointServiceServicer:
+    """What callers address: variants with a share of the traffic each.
+    """
+
+    def ListEndpoints(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEndpoint(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetTraffic(self, request, context):
+        """Says what the variants are from now on, and moves as few units between them as that allows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Promote(self, request, context):
+        """Tries, opens and warms a version, then moves the alias of a variant to it; one that is refused leaves all as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rollback(self, request, context):
+        """The same with the version before; each time one further back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_EndpointServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListEndpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEndpoints,
+                    request_deserializer=serving_dot_wire_dot_likewise__pb2.ListEndpointsRequest.FromString,
+                    response_serializer=serving_dot_wire_dot_likewise__pb2.ListEndpointsResponse.SerializeToString,
+            ),
+            'GetEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEndpoint,
+                    request_deserializer=serving_dot_wire_dot_likewise__pb2.GetEndpointRequest.FromString,
+                    response_serializer=serving_dot_wire_dot_likewise__pb2.Endpoint.SerializeToString,
+            ),
+            'SetTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTraffic,
+                    request_deserializer=serving_dot_wire_dot_likewise__pb2.SetTrafficRequest.FromString,
+                    response_serializer=serving_dot_wire_dot_likewise__pb2.Endpoint.SerializeToString,
+            ),
+            'Promote': grpc.unary_unary_rpc_method_handler(
+                    servicer.Promote,
+                    request_deserializer=serving_dot_wire_dot_likewise__pb2.PromoteRequest.FromString,
+                    response_serializer=serving_dot_wire_dot_likewise__pb2.AliasMove.SerializeToString,
+            ),
+            'Rollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=serving_dot_wire_dot_likewise__pb2.RollbackRequest.FromString,
+                    response_serializer=serving_dot_wire_dot_likewise__pb2.AliasMove.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'likewise.v1.EndpointService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('likewise.v1.EndpointService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class EndpointService:
+    """What callers address: variants with a share of the traffic each.
+    """
+
+    @staticmethod
+    def ListEndpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likewise.v1.EndpointService/ListEndpoints',
+            serving_dot_wire_dot_likewise__pb2.ListEndpointsRequest.SerializeToString,
+            serving_dot_wire_dot_likewise__pb2.ListEndpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likewise.v1.EndpointService/GetEndpoint',
+            serving_dot_wire_dot_likewise__pb2.GetEndpointRequest.SerializeToString,
+            serving_dot_wire_dot_likewise__pb2.Endpoint.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likewise.v1.EndpointService/SetTraffic',
+            serving_dot_wire_dot_likewise__pb2.SetTrafficRequest.SerializeToString,
+            serving_dot_wire_dot_likewise__pb2.Endpoint.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Promote(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likewise.v1.EndpointService/Promote',
+            serving_dot_wire_dot_likewise__pb2.PromoteRequest.SerializeToString,
+            serving_dot_wire_dot_likewise__pb2.AliasMove.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likewise.v1.EndpointService/Rollback',
+            serving_dot_wire_dot_likewise__pb2.RollbackRequest.SerializeToString,
+            serving_dot_wire_dot_likewise__pb2.AliasMove.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

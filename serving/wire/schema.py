@@ -125,6 +125,7 @@ class NearestNeighbors(_Shape):
 class FindNeighborsResponse(_Shape):
     nearestNeighbors: list[NearestNeighbors]  # noqa: N815
     indexVersion: str  # noqa: N815
+    variant: str = Field(description="of the endpoint, that answered")
 
 
 class SearchRequest(_Shape):
@@ -144,6 +145,7 @@ class SearchRequest(_Shape):
 
 class SearchResponse(_Shape):
     indexVersion: str  # noqa: N815
+    variant: str = Field(description="of the endpoint, that answered")
     tookMs: float  # noqa: N815
     neighbors: list[Neighbor]
     space: str

@@ -249,12 +249,14 @@ def find_neighbors_json(answer: Answer) -> dict[str, Any]:
     return {
         "nearestNeighbors": [{"id": result.query_id, **_result(result)} for result in answer.results],
         "indexVersion": answer.version_id,
+        "variant": answer.variant,
     }
 
 
 def search_json(answer: Answer, took_ms: float) -> dict[str, Any]:
     """Return the answer to a search by text, picture or item."""
-    return {"indexVersion": answer.version_id, "tookMs": round(took_ms, 3), **_result(answer.results[0])}
+    told = {"indexVersion": answer.version_id, "variant": answer.variant, "tookMs": round(took_ms, 3)}
+    return told | _result(answer.results[0])
 
 
 def written_json(written: Written) -> dict[str, Any]:

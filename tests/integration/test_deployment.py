@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import http.client
+import itertools
 import json
+import os
+import re
+import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import numpy as np
 import pytest
 
+from matching.container import open_container, write_container
 from matching.datapoint import Datapoint
+from matching.manifest import seal
 from matching.store import Store
+from serving.wire import likewise_pb2 as pb
+from serving.wire.likewise_pb2_grpc import EndpointServiceStub
 from tests.services import Shop
 from tests.versions import build_version
 
@@ -142,3 +154,293 @@ def switches_under_load(shop: Shop, start_service: Start, *, n_switches: int) ->
         assert f'likewise_version_switches_total{{served="shop"}} {float(n_switches)}' in metrics
         line = f'likewise_variant_version{{index_version="{ids[n_switches % 3]}",served="shop",variant="shop"}} 1.0'
         assert [row for row in metrics.splitlines() if row.startswith("likewise_variant_version{")] == [line]
+
+
+def post(service: Service, path: str, body: Any, status: int = 200) -> Any:
+    """Return the answer to a POST; it must have the status."""
+    code, _, answer = service.ask("POST", path, body)
+    assert code == status, answer
+    return answer
+
+
+def promote(service: Service, version: str, status: int = 200) -> Any:
+    """Ask the service to switch."""
+    return post(service, "/v1/endpoints/shop:promote", {"version": version, "why": "test"}, status)
+
+
+def refused(service: Service) -> list[str]:
+    """Return why versions are not served."""
+    state = service.ask("GET", "/readyz")[2]["endpoints"]["shop"]
+    return list(state["refused"])
+
+
+def counted(service: Service, name: str) -> float:
+    """Return the sum over the labels of a metric."""
+    lines = service.ask("GET", "/metrics")[2].decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.split("{")[0] == name)
+
+
+def poisoned(store: Store, version_id: str, spoil: Callable[[Path], None]) -> str:
+    """Publish a copy of a version whose files were spoilt before they were sealed: every checksum is right."""
+    old = store.directory(version_id)
+    work = store.path / "work" / f"spoilt-{version_id}"
+    shutil.copytree(old, work)
+    spoil(work)
+    told = json.loads((work / "manifest.json").read_text())
+    told["files"] = {name: asdict(seal(work / name)) for name in told["files"]}
+    content = json.dumps(told).encode()
+    (work / "manifest.json").write_bytes(content)
+    new = old.with_name(f"20260101-000000-{hashlib.sha256(content).hexdigest()[:16]}")
+    work.rename(new)
+    return new.name
+
+
+def vectors_file(directory: Path) -> Path:
+    """Return where the first shard of the first space has its vectors."""
+    told = json.loads((directory / "manifest.json").read_text())
+    return directory / str(told["spaces"][0]["shards"][0]["vectors"])
+
+
+def spoil_vectors(change: Callable[[Any], None]) -> Callable[[Path], None]:
+    """Change the vectors of a version, in a container whose checksums fit again."""
+
+    def spoil(work: Path) -> None:
+        file = vectors_file(work)
+        arrays = {name: np.array(array) for name, array in open_container(file, "vectors").items()}
+        change(arrays["vectors"])
+        file.unlink()
+        write_container(file, "vectors", arrays)
+
+    return spoil
+
+
+def spoil_manifest(**changes: Any) -> Callable[[Path], None]:
+    """Change the first space of a manifest."""
+
+    def spoil(work: Path) -> None:
+        file = work / "manifest.json"
+        told = json.loads(file.read_text())
+        told["spaces"][0] |= changes
+        file.write_text(json.dumps(told))
+
+    return spoil
+
+
+def set_nan(vectors: Any) -> None:
+    vectors[len(vectors) // 3, 2] = np.nan
+
+
+def swap_halves(vectors: Any) -> None:
+    vectors[:] = np.roll(vectors, len(vectors) // 2, axis=0)
+
+
+def test_a_poisoned_version_is_refused_once_and_never_interrupts_serving(shop: Shop, start_service: Start) -> None:
+    store = Store(shop.store)
+    good = store.resolve("shop")
+    other = new_version(store, "b")
+    graph = new_version(store, "c", 1500, plan="graph", degree=16, build_beam=40)
+    flipped = poisoned(store, other, lambda work: None)
+    with vectors_file(store.directory(flipped)).open("r+b") as file:
+        file.seek(5000)
+        byte = file.read(1)
+        file.seek(5000)
+        file.write(bytes([byte[0] ^ 1]))
+    poisons = {
+        flipped: "does not match its checksum",
+        poisoned(store, other, spoil_vectors(set_nan)): "has the squared norm nan; expected a finite one",
+        # the graph of other vectors: the search goes astray, the exact one does not
+        poisoned(store, graph, spoil_vectors(swap_halves)): r"recall@10 is 0\.\d+; expected none and at least 0\.9",
+        poisoned(store, other, spoil_manifest(dim=DIM + 1)): "does not fit manifest.json",
+        poisoned(store, other, spoil_manifest(encoder={"kind": "nonsense", "params": {}, "arrays": None})): "nonsense",
+    }
+    marks = {good: "a"}
+    with start_service(shop, follow_s=0.05) as service:
+        service.wait_until_ready()
+        with load(service, marks, n_threads=1, pause_s=0.01) as told:
+            for at, (poison, why) in enumerate(poisons.items(), 1):
+                store.set_alias("shop", poison, why="test")
+                wait_until(lambda: any(re.search(why, each) for each in refused(service)), why)  # noqa: B023
+                assert counted(service, "likewise_version_refusals_total") == at
+            before = len(service.log.read_text())
+            time.sleep(0.5)  # ten looks at the alias: it is not tried again
+            assert counted(service, "likewise_version_refusals_total") == len(poisons)
+            assert "trying" not in service.log.read_text()[before:]
+            assert service.ask("GET", "/readyz")[0] == 200
+            store.set_alias("shop", good, why="test")
+            wait_until(lambda: not refused(service), "nothing is refused any more")
+        assert told.faults == []
+        assert told.versions == {good}
+        # asked by API, the alias is not moved at all
+        answer = promote(service, next(at for at, why in poisons.items() if "nan" in why), status=409)
+        assert "squared norm nan" in answer["error"]["message"]
+        assert store.resolve("shop") == good
+        assert promote(service, "nowhere", status=404)["error"]["status"] == "NOT_FOUND"
+        assert served(service) == good
+
+
+def children(service: Service) -> list[int]:
+    """Return the processes that a service has begun."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(") ")[2].split()
+            if int(fields[1]) == service.process.pid and b"spawn_main" in (stat.parent / "cmdline").read_bytes():
+                found.append(int(stat.parent.name))
+    return found
+
+
+def test_a_version_that_kills_the_process_that_tries_it_is_refused(shop: Shop, start_service: Start) -> None:
+    store = Store(shop.store)
+    other = new_version(store, "b")
+    with start_service(shop, follow_s=0.05) as service:
+        service.wait_until_ready()
+        store.set_alias("shop", other, why="test")
+        wait_until(lambda: bool(children(service)), "it is tried")
+        os.kill(children(service)[0], signal.SIGSEGV)
+        wait_until(lambda: bool(refused(service)), "it is refused")
+        assert "ended with signal SIGSEGV; expected an answer" in refused(service)[0]
+        assert service.ask("GET", "/readyz")[0] == 200
+        assert served(service) != other
+        assert promote(service, other)["new"] == other  # asked again, it is tried again
+        assert (served(service), refused(service)) == (other, [])
+
+
+def test_after_a_restart_the_newest_version_that_can_be_served_is(shop: Shop, start_service: Start) -> None:
+    store = Store(shop.store)
+    good = store.resolve("shop")
+    bad = poisoned(store, new_version(store, "b"), spoil_vectors(set_nan))
+    store.set_alias("shop", bad, why="test")
+    with start_service(shop) as service:
+        service.wait_until_ready()
+        assert served(service) == good
+        assert "squared norm nan" in refused(service)[0]
+        assert store.resolve("shop") == bad
+
+
+def test_a_rollback_leads_back_in_one_move_and_the_same_over_grpc(shop: Shop, start_service: Start) -> None:
+    store = Store(shop.store)
+    first, second = store.resolve("shop"), new_version(store, "b")
+    with start_service(shop) as service, grpc.insecure_channel(service.grpc) as channel:
+        service.wait_until_ready()
+        stub = EndpointServiceStub(channel)
+        move = stub.Promote(pb.PromoteRequest(name="shop", version=second, why="newer"), timeout=60)
+        assert (move.old_version, move.new_version, move.by, move.why) == (first, second, "api", "newer")
+        told = stub.GetEndpoint(pb.GetEndpointRequest(name="shop"), timeout=10)
+        assert [(v.name, v.index, v.weight, v.index_version) for v in told.variants] == [("shop", "shop", 1, second)]
+        assert len(store.history("shop")) == 2
+        move = post(service, "/v1/endpoints/shop:rollback", {"why": "odd"})
+        assert (move["old"], move["new"], move["why"]) == (second, first, "odd")
+        assert served(service) == first
+        assert len(store.history("shop")) == 3
+        assert "named nothing before" in post(service, "/v1/endpoints/shop:rollback", {}, 404)["error"]["message"]
+        with pytest.raises(grpc.RpcError, match="is not served here"):
+            stub.Rollback(pb.RollbackRequest(name="else"), timeout=10)
+
+
+def test_writes_before_while_and_after_a_switch_are_all_there_and_their_tokens_hold(
+    shop: Shop, start_service: Start, tmp_path: Path
+) -> None:
+    store = Store(shop.store)
+    versions = [new_version(store, mark) for mark in "bc"]
+    acknowledged: list[str] = []
+    faults: list[str] = []
+    is_over = threading.Event()
+
+    def write(service: Service, first: int) -> None:
+        for at in itertools.count(first):
+            if is_over.is_set():
+                return
+            point = {"datapointId": f"new-{at}", "featureVector": [float(at)] * DIM}
+            code, _, answer = service.ask("POST", "/v1/upsertDatapoints", {"datapoints": [point]})
+            if code != 200:
+                faults.append(f"upsert {at}: {answer}")
+                continue
+            acknowledged.append(f"new-{at}")
+            body = {"queries": [{"datapoint": {"featureVector": [float(at)] * DIM}, "neighborCount": 1}]}
+            code, _, answer = service.ask("POST", "/v1/findNeighbors", body | {"minVersion": answer["versionToken"]})
+            near = code == 200 and answer["nearestNeighbors"][0]["neighbors"][0]["datapoint"]["datapointId"]
+            if near != f"new-{at}":
+                faults.append(f"find {at}: {near} {answer}")
+            change = {"datapointId": f"new-{at}", "restricts": [{"namespace": "at", "allowList": [str(at)]}]}
+            body = {"datapoints": [change], "updateMask": "all_restricts"}
+            if (told := service.ask("POST", "/v1/upsertDatapoints", body))[0] != 200:
+                faults.append(f"change {at}: {told}")
+
+    with start_service(shop, write_log=str(tmp_path / "logs"), follow_s=0.05) as service:
+        service.wait_until_ready()
+        writers = [threading.Thread(target=write, args=(service, 100_000 * (1 + at))) for at in range(2)]
+        for writer in writers:
+            writer.start()
+        for version_id in (*versions, versions[0]):
+            promote(service, version_id)
+            time.sleep(0.2)
+        n_at_last_switch = len(acknowledged)
+        wait_until(lambda: len(acknowledged) > n_at_last_switch, "writes go on")
+        is_over.set()
+        for writer in writers:
+            writer.join()
+        assert faults == []
+        assert served(service) == versions[0]
+        read = post(service, "/v1/readIndexDatapoints", {"ids": acknowledged[-1000:]})["datapoints"]
+        assert [each["datapointId"] for each in read] == acknowledged[-1000:]
+        assert all(each["restricts"][0]["namespace"] == "at" for each in read)
+        assert (tmp_path / "logs" / "shop").is_dir()
+    # a version of other vectors cannot take the writes in: refused, also after a restart
+    points = [Datapoint("long")]
+    longer = build_version(store, points, np.ones((1, DIM + 1), np.float32), "l2", build={"plan": "flat"}).version_id
+    store.set_alias("shop", longer, why="test")
+    with start_service(shop, write_log=str(tmp_path / "logs")) as service:
+        service.wait_until_ready()
+        assert served(service) == versions[0]
+        assert "wants vectors of [17, 'l2', None] in space 'vectors', the writes" in refused(service)[0]
+        read = post(service, "/v1/readIndexDatapoints", {"ids": acknowledged[-1000:]})["datapoints"]
+        assert len(read) == len(acknowledged[-1000:])
+
+
+@pytest.mark.parametrize("n_kills", [3, pytest.param(40, marks=pytest.mark.slow)])
+def test_killed_while_it_switches_a_service_comes_back_with_what_the_alias_names(
+    shop: Shop, start_service: Start, n_kills: int
+) -> None:
+    store = Store(shop.store)
+    versions = [store.resolve("shop"), new_version(store, "b")]
+    rng = np.random.default_rng(3)
+    n_moved = 0
+    for at in range(n_kills):
+        with start_service(shop) as service:
+            service.wait_until_ready()
+            now = store.resolve("shop")
+            assert (served(service), refused(service)) == (now, [])
+            target = versions[now == versions[0]]
+            asking = threading.Thread(target=_ask_in_vain, args=(service, target))
+            asking.start()
+            time.sleep(float(rng.uniform(0, 3)) if at else 0.5)
+            service.process.send_signal(signal.SIGKILL)
+            asking.join()
+        found = store.resolve("shop")
+        assert found in versions
+        store.verify(found)
+        n_moved += found != now
+    assert n_moved < n_kills  # the first was killed too early to have moved
+
+
+def _ask_in_vain(service: Service, version_id: str) -> None:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        service.ask("POST", "/v1/endpoints/shop:promote", {"version": version_id})
+
+
+def test_encoders_that_are_the_same_run_on(text_shop: Shop, start_service: Start) -> None:
+    store = Store(text_shop.store)
+    first = store.resolve("shop")
+    store.set_alias("twin", first, why="test")
+    second = poisoned(store, first, lambda work: None)  # the same in another manifest
+    with start_service(Shop(text_shop.store, "twin"), follow_s=0.05) as service:
+        service.wait_until_ready()
+        running = children(service)
+        assert len(running) == 1
+        before = post(service, "/v1/search", {"text": "red shoes"})
+        move = post(service, "/v1/endpoints/twin:promote", {"version": second})
+        assert move["new"] == second
+        after = post(service, "/v1/search", {"text": "red shoes"})
+        assert after["indexVersion"] == second != before["indexVersion"]
+        assert after["neighbors"] == before["neighbors"]
+        assert children(service) == running

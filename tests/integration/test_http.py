@@ -27,7 +27,7 @@ from matching.version import IndexVersion
 from serving.http import PAGE
 from serving.server import serve
 from serving.settings import ServingSettings
-from serving.wire import schema
+from serving.wire import endpoint_json, schema
 
 if TYPE_CHECKING:
     from tests.services import Service, Shop
@@ -424,10 +424,15 @@ def test_every_example_of_the_document_works(vector_service: Service) -> None:
         "/v1/items/{datapoint_id}/similar": schema.SearchResponse,
         "/v1/facets": schema.FacetsResponse,
         "/v1/versions/current": schema.VersionResponse,
+        "/v1/endpoints": endpoint_json.EndpointsShape,
+        "/v1/endpoints/{name}": endpoint_json.EndpointShape,
+        "/v1/endpoints/{name}:traffic": endpoint_json.EndpointShape,
+        "/v1/endpoints/{name}:promote": endpoint_json.MoveShape,
     }
+    needs_a_version_before = {"/v1/endpoints/{name}:rollback"}
     needs_encoders = {"/v1/search", "/v1/search/image"}
     needs_log = {"/v1/upsertDatapoints", "/v1/removeDatapoints"}
-    assert set(api["paths"]) == set(answers) | needs_encoders | needs_log
+    assert set(api["paths"]) == set(answers) | needs_encoders | needs_log | needs_a_version_before
     for path, answer in answers.items():
         ((method, about),) = api["paths"][path].items()
         url, query = path, []
