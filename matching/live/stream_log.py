@@ -22,6 +22,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent import futures
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
@@ -46,6 +47,8 @@ _SILENCE_S = 3.0  # a consumer that sends neither messages nor heartbeats for so
 _FETCHED = 256  # messages asked for at once
 _FETCHED_BYTES = 1 << 23
 _MESSAGE_ROOM = 4096  # what a message may have beside its payload
+# What the client raises when the connection ends under it; AttributeError where it has let go of the transport already.
+_TROUBLES = (futures.CancelledError, asyncio.TimeoutError, nats.errors.Error, OSError, ValueError, AttributeError)
 _ID = "likewise-log"
 _BEFORE = "likewise-sequence-before"
 
@@ -354,11 +357,14 @@ class StreamLog:
         except RuntimeError:
             work.close()
             raise _closed(operation) from None
+        while not futures.wait([future], _ASK_S).done:
+            if not self._thread.is_alive():  # it ended between the check above and the asking
+                raise _closed(operation)
         try:
             return future.result()
-        except (asyncio.CancelledError, asyncio.TimeoutError, nats.errors.Error, OSError) as error:
-            if isinstance(error, LikewiseError):
-                raise
+        except LikewiseError:
+            raise
+        except _TROUBLES as error:
             self._check_open(operation)
             raise Unavailable(f"[{operation}] {_told(error)}; reads go on, ask again later") from error
 

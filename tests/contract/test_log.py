@@ -221,3 +221,25 @@ def test_after_closing_nothing_is_acknowledged(opener: Open) -> None:
     with pytest.raises(Unavailable, match=r"\[wait\] the log is closed"):
         log.wait(2, timeout_s=10)
     log.close()
+
+
+def test_appends_that_meet_the_closing_end(opener: Open) -> None:
+    for _ in range(5):
+        kept: list[int] = []
+        with opener() as log:
+            before = log.last_sequence
+
+            def work(log: Log = log, kept: list[int] = kept) -> None:
+                with contextlib.suppress(Unavailable):
+                    while True:
+                        kept.append(log.append([b"x"]).last_sequence)
+
+            threads = [threading.Thread(target=work) for _ in range(6)]
+            for thread in threads:
+                thread.start()
+            log.wait(before + 10, timeout_s=30)
+        for thread in threads:
+            thread.join(30)
+            assert not thread.is_alive()
+        with opener() as log:
+            assert set(kept) <= {record.sequence for record in log.read(before + 1)}
