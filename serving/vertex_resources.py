@@ -248,6 +248,7 @@ class VertexResources:
             index=f"{parent}/indexes/{_index_of(deployment, variant)}",
             display_name=name,
             create_time=born,
+            private_endpoints=vx.IndexPrivateEndpoints(match_grpc_address=re.sub(r":\d+$", "", self.domain_name)),
             index_sync_time=born,
         )
 

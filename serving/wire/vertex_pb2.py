@@ -29,7 +29,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from serving.wire import likewise_pb2 as serving_dot_wire_dot_likewise__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19serving/wire/vertex.proto\x12\x12likewise.vertex.v1\x1a\x19google/protobuf/any.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bserving/wire/likewise.proto\"\xf8\x03\n\x05Index\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12(\n\x08metadata\x18\x06 \x01(\x0b\x32\x16.google.protobuf.Value\x12>\n\x10\x64\x65ployed_indexes\x18\x07 \x03(\x0b\x32$.likewise.vertex.v1.DeployedIndexRef\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0bindex_stats\x18\x0e \x01(\x0b\x32\x1e.likewise.vertex.v1.IndexStats\x12H\n\x13index_update_method\x18\x10 \x01(\x0e\x32+.likewise.vertex.v1.Index.IndexUpdateMethod\"]\n\x11IndexUpdateMethod\x12#\n\x1fINDEX_UPDATE_METHOD_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x42\x41TCH_UPDATE\x10\x01\x12\x11\n\rSTREAM_UPDATE\x10\x02\"#\n\nIndexStats\x12\x15\n\rvectors_count\x18\x01 \x01(\x03\"[\n\x10\x44\x65ployedIndexRef\x12\x16\n\x0eindex_endpoint\x18\x01 \x01(\t\x12\x19\n\x11\x64\x65ployed_index_id\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\"\xa6\x02\n\rIndexEndpoint\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12;\n\x10\x64\x65ployed_indexes\x18\x04 \x03(\x0b\x32!.likewise.vertex.v1.DeployedIndex\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\x17public_endpoint_enabled\x18\r \x01(\x08\x12#\n\x1bpublic_endpoint_domain_name\x18\x0e \x01(\t\"\xa6\x01\n\rDeployedIndex\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0findex_sync_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1a\n\nGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"T\n\x0bListRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"Z\n\x13ListIndexesResponse\x12*\n\x07indexes\x18\x01 \x03(\x0b\x32\x19.likewise.vertex.v1.Index\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x1aListIndexEndpointsResponse\x12:\n\x0findex_endpoints\x18\x01 \x03(\x0b\x32!.likewise.vertex.v1.IndexEndpoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"g\n\x12\x44\x65ployIndexRequest\x12\x16\n\x0eindex_endpoint\x18\x01 \x01(\t\x12\x39\n\x0e\x64\x65ployed_index\x18\x02 \x01(\x0b\x32!.likewise.vertex.v1.DeployedIndex\"P\n\x13\x44\x65ployIndexResponse\x12\x39\n\x0e\x64\x65ployed_index\x18\x01 \x01(\x0b\x32!.likewise.vertex.v1.DeployedIndex\"I\n\x14UndeployIndexRequest\x12\x16\n\x0eindex_endpoint\x18\x01 \x01(\t\x12\x19\n\x11\x64\x65ployed_index_id\x18\x02 \x01(\t\"\x17\n\x15UndeployIndexResponse\"O\n\tOperation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12&\n\x08response\x18\x05 \x01(\x0b\x32\x14.google.protobuf.Any\"\xa4\x04\n\x0cMatchRequest\x12\x19\n\x11\x64\x65ployed_index_id\x18\x01 \x01(\t\x12\x11\n\tfloat_val\x18\x02 \x03(\x02\x12\x15\n\rnum_neighbors\x18\x03 \x01(\x05\x12:\n\trestricts\x18\x04 \x03(\x0b\x32\'.likewise.v1.IndexDatapoint.Restriction\x12,\n$per_crowding_attribute_num_neighbors\x18\x05 \x01(\x05\x12\x1c\n\x14\x61pprox_num_neighbors\x18\x06 \x01(\x05\x12\x19\n\x11\x65mbedding_enabled\x18\x08 \x01(\x08\x12.\n&fraction_leaf_nodes_to_search_override\x18\t \x01(\x01\x12\x14\n\x0c\x65mbedding_id\x18\n \x01(\t\x12I\n\x11numeric_restricts\x18\x0b \x03(\x0b\x32..likewise.v1.IndexDatapoint.NumericRestriction\x12\x45\n\x10sparse_embedding\x18\x0c \x01(\x0b\x32+.likewise.v1.IndexDatapoint.SparseEmbedding\x12\x33\n\x03rrf\x18\r \x01(\x0b\x32$.likewise.vertex.v1.MatchRequest.RRFH\x00\x1a\x14\n\x03RRF\x12\r\n\x05\x61lpha\x18\x01 \x01(\x02\x42\t\n\x07ranking\"\xdf\x01\n\rMatchResponse\x12<\n\x08neighbor\x18\x01 \x03(\x0b\x32*.likewise.vertex.v1.MatchResponse.Neighbor\x12\x31\n\nembeddings\x18\x02 \x03(\x0b\x32\x1d.likewise.vertex.v1.Embedding\x1a]\n\x08Neighbor\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x64istance\x18\x02 \x01(\x01\x12\x1a\n\x12\x63rowding_attribute\x18\x03 \x01(\x03\x12\x17\n\x0fsparse_distance\x18\x04 \x01(\x01\"\xc9\x02\n\tEmbedding\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tfloat_val\x18\x02 \x03(\x02\x12:\n\trestricts\x18\x03 \x03(\x0b\x32\'.likewise.v1.IndexDatapoint.Restriction\x12\x1a\n\x12\x63rowding_attribute\x18\x04 \x01(\x03\x12I\n\x11numeric_restricts\x18\x05 \x03(\x0b\x32..likewise.v1.IndexDatapoint.NumericRestriction\x12\x45\n\x10sparse_embedding\x18\x06 \x01(\x0b\x32+.likewise.v1.IndexDatapoint.SparseEmbedding\x12\x33\n\x12\x65mbedding_metadata\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xf1\x01\n\x11\x42\x61tchMatchRequest\x12Q\n\x08requests\x18\x01 \x03(\x0b\x32?.likewise.vertex.v1.BatchMatchRequest.BatchMatchRequestPerIndex\x1a\x88\x01\n\x19\x42\x61tchMatchRequestPerIndex\x12\x19\n\x11\x64\x65ployed_index_id\x18\x01 \x01(\t\x12\x32\n\x08requests\x18\x02 \x03(\x0b\x32 .likewise.vertex.v1.MatchRequest\x12\x1c\n\x14low_level_batch_size\x18\x03 \x01(\x05\"\xc2\x02\n\x12\x42\x61tchMatchResponse\x12T\n\tresponses\x18\x01 \x03(\x0b\x32\x41.likewise.vertex.v1.BatchMatchResponse.BatchMatchResponsePerIndex\x1a\'\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x1a\xac\x01\n\x1a\x42\x61tchMatchResponsePerIndex\x12\x19\n\x11\x64\x65ployed_index_id\x18\x01 \x01(\t\x12\x34\n\tresponses\x18\x02 \x03(\x0b\x32!.likewise.vertex.v1.MatchResponse\x12=\n\x06status\x18\x03 \x01(\x0b\x32-.likewise.vertex.v1.BatchMatchResponse.Status\"B\n\x19\x42\x61tchGetEmbeddingsRequest\x12\x19\n\x11\x64\x65ployed_index_id\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x03(\t\"O\n\x1a\x42\x61tchGetEmbeddingsResponse\x12\x31\n\nembeddings\x18\x01 \x03(\x0b\x32\x1d.likewise.vertex.v1.Embeddingb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19serving/wire/vertex.proto\x12\x12likewise.vertex.v1\x1a\x19google/protobuf/any.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bserving/wire/likewise.proto\"\xf8\x03\n\x05Index\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12(\n\x08metadata\x18\x06 \x01(\x0b\x32\x16.google.protobuf.Value\x12>\n\x10\x64\x65ployed_indexes\x18\x07 \x03(\x0b\x32$.likewise.vertex.v1.DeployedIndexRef\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0bindex_stats\x18\x0e \x01(\x0b\x32\x1e.likewise.vertex.v1.IndexStats\x12H\n\x13index_update_method\x18\x10 \x01(\x0e\x32+.likewise.vertex.v1.Index.IndexUpdateMethod\"]\n\x11IndexUpdateMethod\x12#\n\x1fINDEX_UPDATE_METHOD_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x42\x41TCH_UPDATE\x10\x01\x12\x11\n\rSTREAM_UPDATE\x10\x02\"#\n\nIndexStats\x12\x15\n\rvectors_count\x18\x01 \x01(\x03\"[\n\x10\x44\x65ployedIndexRef\x12\x16\n\x0eindex_endpoint\x18\x01 \x01(\t\x12\x19\n\x11\x64\x65ployed_index_id\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\"\xa6\x02\n\rIndexEndpoint\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12;\n\x10\x64\x65ployed_indexes\x18\x04 \x03(\x0b\x32!.likewise.vertex.v1.DeployedIndex\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\x17public_endpoint_enabled\x18\r \x01(\x08\x12#\n\x1bpublic_endpoint_domain_name\x18\x0e \x01(\t\"\xec\x01\n\rDeployedIndex\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x44\n\x11private_endpoints\x18\x05 \x01(\x0b\x32).likewise.vertex.v1.IndexPrivateEndpoints\x12\x33\n\x0findex_sync_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"3\n\x15IndexPrivateEndpoints\x12\x1a\n\x12match_grpc_address\x18\x01 \x01(\t\"\x1a\n\nGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"T\n\x0bListRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"Z\n\x13ListIndexesResponse\x12*\n\x07indexes\x18\x01 \x03(\x0b\x32\x19.likewise.vertex.v1.Index\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x1aListIndexEndpointsResponse\x12:\n\x0findex_endpoints\x18\x01 \x03(\x0b\x32!.likewise.vertex.v1.IndexEndpoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"g\n\x12\x44\x65ployIndexRequest\x12\x16\n\x0eindex_endpoint\x18\x01 \x01(\t\x12\x39\n\x0e\x64\x65ployed_index\x18\x02 \x01(\x0b\x32!.likewise.vertex.v1.DeployedIndex\"P\n\x13\x44\x65ployIndexResponse\x12\x39\n\x0e\x64\x65ployed_index\x18\x01 \x01(\x0b\x32!.likewise.vertex.v1.DeployedIndex\"I\n\x14UndeployIndexRequest\x12\x16\n\x0eindex_endpoint\x18\x01 \x01(\t\x12\x19\n\x11\x64\x65ployed_index_id\x18\x02 \x01(\t\"\x17\n\x15UndeployIndexResponse\"O\n\tOperation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12&\n\x08response\x18\x05 \x01(\x0b\x32\x14.google.protobuf.Any\"\xa4\x04\n\x0cMatchRequest\x12\x19\n\x11\x64\x65ployed_index_id\x18\x01 \x01(\t\x12\x11\n\tfloat_val\x18\x02 \x03(\x02\x12\x15\n\rnum_neighbors\x18\x03 \x01(\x05\x12:\n\trestricts\x18\x04 \x03(\x0b\x32\'.likewise.v1.IndexDatapoint.Restriction\x12,\n$per_crowding_attribute_num_neighbors\x18\x05 \x01(\x05\x12\x1c\n\x14\x61pprox_num_neighbors\x18\x06 \x01(\x05\x12\x19\n\x11\x65mbedding_enabled\x18\x08 \x01(\x08\x12.\n&fraction_leaf_nodes_to_search_override\x18\t \x01(\x01\x12\x14\n\x0c\x65mbedding_id\x18\n \x01(\t\x12I\n\x11numeric_restricts\x18\x0b \x03(\x0b\x32..likewise.v1.IndexDatapoint.NumericRestriction\x12\x45\n\x10sparse_embedding\x18\x0c \x01(\x0b\x32+.likewise.v1.IndexDatapoint.SparseEmbedding\x12\x33\n\x03rrf\x18\r \x01(\x0b\x32$.likewise.vertex.v1.MatchRequest.RRFH\x00\x1a\x14\n\x03RRF\x12\r\n\x05\x61lpha\x18\x01 \x01(\x02\x42\t\n\x07ranking\"\xdf\x01\n\rMatchResponse\x12<\n\x08neighbor\x18\x01 \x03(\x0b\x32*.likewise.vertex.v1.MatchResponse.Neighbor\x12\x31\n\nembeddings\x18\x02 \x03(\x0b\x32\x1d.likewise.vertex.v1.Embedding\x1a]\n\x08Neighbor\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x64istance\x18\x02 \x01(\x01\x12\x1a\n\x12\x63rowding_attribute\x18\x03 \x01(\x03\x12\x17\n\x0fsparse_distance\x18\x04 \x01(\x01\"\xc9\x02\n\tEmbedding\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tfloat_val\x18\x02 \x03(\x02\x12:\n\trestricts\x18\x03 \x03(\x0b\x32\'.likewise.v1.IndexDatapoint.Restriction\x12\x1a\n\x12\x63rowding_attribute\x18\x04 \x01(\x03\x12I\n\x11numeric_restricts\x18\x05 \x03(\x0b\x32..likewise.v1.IndexDatapoint.NumericRestriction\x12\x45\n\x10sparse_embedding\x18\x06 \x01(\x0b\x32+.likewise.v1.IndexDatapoint.SparseEmbedding\x12\x33\n\x12\x65mbedding_metadata\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xf1\x01\n\x11\x42\x61tchMatchRequest\x12Q\n\x08requests\x18\x01 \x03(\x0b\x32?.likewise.vertex.v1.BatchMatchRequest.BatchMatchRequestPerIndex\x1a\x88\x01\n\x19\x42\x61tchMatchRequestPerIndex\x12\x19\n\x11\x64\x65ployed_index_id\x18\x01 \x01(\t\x12\x32\n\x08requests\x18\x02 \x03(\x0b\x32 .likewise.vertex.v1.MatchRequest\x12\x1c\n\x14low_level_batch_size\x18\x03 \x01(\x05\"\xc2\x02\n\x12\x42\x61tchMatchResponse\x12T\n\tresponses\x18\x01 \x03(\x0b\x32\x41.likewise.vertex.v1.BatchMatchResponse.BatchMatchResponsePerIndex\x1a\'\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x1a\xac\x01\n\x1a\x42\x61tchMatchResponsePerIndex\x12\x19\n\x11\x64\x65ployed_index_id\x18\x01 \x01(\t\x12\x34\n\tresponses\x18\x02 \x03(\x0b\x32!.likewise.vertex.v1.MatchResponse\x12=\n\x06status\x18\x03 \x01(\x0b\x32-.likewise.vertex.v1.BatchMatchResponse.Status\"B\n\x19\x42\x61tchGetEmbeddingsRequest\x12\x19\n\x11\x64\x65ployed_index_id\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x03(\t\"O\n\x1a\x42\x61tchGetEmbeddingsResponse\x12\x31\n\nembeddings\x18\x01 \x03(\x0b\x32\x1d.likewise.vertex.v1.Embeddingb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,47 +47,49 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INDEXENDPOINT']._serialized_start=806
   _globals['_INDEXENDPOINT']._serialized_end=1100
   _globals['_DEPLOYEDINDEX']._serialized_start=1103
-  _globals['_DEPLOYEDINDEX']._serialized_end=1269
-  _globals['_GETREQUEST']._serialized_start=1271
-  _globals['_GETREQUEST']._serialized_end=1297
-  _globals['_LISTREQUEST']._serialized_start=1299
-  _globals['_LISTREQUEST']._serialized_end=1383
-  _globals['_LISTINDEXESRESPONSE']._serialized_start=1385
-  _globals['_LISTINDEXESRESPONSE']._serialized_end=1475
-  _globals['_LISTINDEXENDPOINTSRESPONSE']._serialized_start=1477
-  _globals['_LISTINDEXENDPOINTSRESPONSE']._serialized_end=1590
-  _globals['_DEPLOYINDEXREQUEST']._serialized_start=1592
-  _globals['_DEPLOYINDEXREQUEST']._serialized_end=1695
-  _globals['_DEPLOYINDEXRESPONSE']._serialized_start=1697
-  _globals['_DEPLOYINDEXRESPONSE']._serialized_end=1777
-  _globals['_UNDEPLOYINDEXREQUEST']._serialized_start=1779
-  _globals['_UNDEPLOYINDEXREQUEST']._serialized_end=1852
-  _globals['_UNDEPLOYINDEXRESPONSE']._serialized_start=1854
-  _globals['_UNDEPLOYINDEXRESPONSE']._serialized_end=1877
-  _globals['_OPERATION']._serialized_start=1879
-  _globals['_OPERATION']._serialized_end=1958
-  _globals['_MATCHREQUEST']._serialized_start=1961
-  _globals['_MATCHREQUEST']._serialized_end=2509
-  _globals['_MATCHREQUEST_RRF']._serialized_start=2478
-  _globals['_MATCHREQUEST_RRF']._serialized_end=2498
-  _globals['_MATCHRESPONSE']._serialized_start=2512
-  _globals['_MATCHRESPONSE']._serialized_end=2735
-  _globals['_MATCHRESPONSE_NEIGHBOR']._serialized_start=2642
-  _globals['_MATCHRESPONSE_NEIGHBOR']._serialized_end=2735
-  _globals['_EMBEDDING']._serialized_start=2738
-  _globals['_EMBEDDING']._serialized_end=3067
-  _globals['_BATCHMATCHREQUEST']._serialized_start=3070
-  _globals['_BATCHMATCHREQUEST']._serialized_end=3311
-  _globals['_BATCHMATCHREQUEST_BATCHMATCHREQUESTPERINDEX']._serialized_start=3175
-  _globals['_BATCHMATCHREQUEST_BATCHMATCHREQUESTPERINDEX']._serialized_end=3311
-  _globals['_BATCHMATCHRESPONSE']._serialized_start=3314
-  _globals['_BATCHMATCHRESPONSE']._serialized_end=3636
-  _globals['_BATCHMATCHRESPONSE_STATUS']._serialized_start=3422
-  _globals['_BATCHMATCHRESPONSE_STATUS']._serialized_end=3461
-  _globals['_BATCHMATCHRESPONSE_BATCHMATCHRESPONSEPERINDEX']._serialized_start=3464
-  _globals['_BATCHMATCHRESPONSE_BATCHMATCHRESPONSEPERINDEX']._serialized_end=3636
-  _globals['_BATCHGETEMBEDDINGSREQUEST']._serialized_start=3638
-  _globals['_BATCHGETEMBEDDINGSREQUEST']._serialized_end=3704
-  _globals['_BATCHGETEMBEDDINGSRESPONSE']._serialized_start=3706
-  _globals['_BATCHGETEMBEDDINGSRESPONSE']._serialized_end=3785
+  _globals['_DEPLOYEDINDEX']._serialized_end=1339
+  _globals['_INDEXPRIVATEENDPOINTS']._serialized_start=1341
+  _globals['_INDEXPRIVATEENDPOINTS']._serialized_end=1392
+  _globals['_GETREQUEST']._serialized_start=1394
+  _globals['_GETREQUEST']._serialized_end=1420
+  _globals['_LISTREQUEST']._serialized_start=1422
+  _globals['_LISTREQUEST']._serialized_end=1506
+  _globals['_LISTINDEXESRESPONSE']._serialized_start=1508
+  _globals['_LISTINDEXESRESPONSE']._serialized_end=1598
+  _globals['_LISTINDEXENDPOINTSRESPONSE']._serialized_start=1600
+  _globals['_LISTINDEXENDPOINTSRESPONSE']._serialized_end=1713
+  _globals['_DEPLOYINDEXREQUEST']._serialized_start=1715
+  _globals['_DEPLOYINDEXREQUEST']._serialized_end=1818
+  _globals['_DEPLOYINDEXRESPONSE']._serialized_start=1820
+  _globals['_DEPLOYINDEXRESPONSE']._serialized_end=1900
+  _globals['_UNDEPLOYINDEXREQUEST']._serialized_start=1902
+  _globals['_UNDEPLOYINDEXREQUEST']._serialized_end=1975
+  _globals['_UNDEPLOYINDEXRESPONSE']._serialized_start=1977
+  _globals['_UNDEPLOYINDEXRESPONSE']._serialized_end=2000
+  _globals['_OPERATION']._serialized_start=2002
+  _globals['_OPERATION']._serialized_end=2081
+  _globals['_MATCHREQUEST']._serialized_start=2084
+  _globals['_MATCHREQUEST']._serialized_end=2632
+  _globals['_MATCHREQUEST_RRF']._serialized_start=2601
+  _globals['_MATCHREQUEST_RRF']._serialized_end=2621
+  _globals['_MATCHRESPONSE']._serialized_start=2635
+  _globals['_MATCHRESPONSE']._serialized_end=2858
+  _globals['_MATCHRESPONSE_NEIGHBOR']._serialized_start=2765
+  _globals['_MATCHRESPONSE_NEIGHBOR']._serialized_end=2858
+  _globals['_EMBEDDING']._serialized_start=2861
+  _globals['_EMBEDDING']._serialized_end=3190
+  _globals['_BATCHMATCHREQUEST']._serialized_start=3193
+  _globals['_BATCHMATCHREQUEST']._serialized_end=3434
+  _globals['_BATCHMATCHREQUEST_BATCHMATCHREQUESTPERINDEX']._serialized_start=3298
+  _globals['_BATCHMATCHREQUEST_BATCHMATCHREQUESTPERINDEX']._serialized_end=3434
+  _globals['_BATCHMATCHRESPONSE']._serialized_start=3437
+  _globals['_BATCHMATCHRESPONSE']._serialized_end=3759
+  _globals['_BATCHMATCHRESPONSE_STATUS']._serialized_start=3545
+  _globals['_BATCHMATCHRESPONSE_STATUS']._serialized_end=3584
+  _globals['_BATCHMATCHRESPONSE_BATCHMATCHRESPONSEPERINDEX']._serialized_start=3587
+  _globals['_BATCHMATCHRESPONSE_BATCHMATCHRESPONSEPERINDEX']._serialized_end=3759
+  _globals['_BATCHGETEMBEDDINGSREQUEST']._serialized_start=3761
+  _globals['_BATCHGETEMBEDDINGSREQUEST']._serialized_end=3827
+  _globals['_BATCHGETEMBEDDINGSRESPONSE']._serialized_start=3829
+  _globals['_BATCHGETEMBEDDINGSRESPONSE']._serialized_end=3908
 # @@protoc_insertion_point(module_scope)

@@ -83,18 +83,26 @@ class IndexEndpoint(_message.Message):
     def __init__(self, name: _Optional[str] = ..., display_name: _Optional[str] = ..., deployed_indexes: _Optional[_Iterable[_Union[DeployedIndex, _Mapping]]] = ..., etag: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., public_endpoint_enabled: _Optional[bool] = ..., public_endpoint_domain_name: _Optional[str] = ...) -> None: ...
 
 class DeployedIndex(_message.Message):
-    __slots__ = ("id", "index", "display_name", "create_time", "index_sync_time")
+    __slots__ = ("id", "index", "display_name", "create_time", "private_endpoints", "index_sync_time")
     ID_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    PRIVATE_ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     INDEX_SYNC_TIME_FIELD_NUMBER: _ClassVar[int]
     id: str
     index: str
     display_name: str
     create_time: _timestamp_pb2.Timestamp
+    private_endpoints: IndexPrivateEndpoints
     index_sync_time: _timestamp_pb2.Timestamp
-    def __init__(self, id: _Optional[str] = ..., index: _Optional[str] = ..., display_name: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., index_sync_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., index: _Optional[str] = ..., display_name: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., private_endpoints: _Optional[_Union[IndexPrivateEndpoints, _Mapping]] = ..., index_sync_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class IndexPrivateEndpoints(_message.Message):
+    __slots__ = ("match_grpc_address",)
+    MATCH_GRPC_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    match_grpc_address: str
+    def __init__(self, match_grpc_address: _Optional[str] = ...) -> None: ...
 
 class GetRequest(_message.Message):
     __slots__ = ("name",)
