@@ -62,6 +62,8 @@ bench: setup
 
 peers: setup
 	$(BIN)/pip install --disable-pip-version-check --upgrade --target .peers --no-deps --requirement benchmarks/peers.txt
+	$(PYTHON) -m venv .peers/services
+	.peers/services/bin/pip install --disable-pip-version-check --requirement benchmarks/service_peers.txt
 
 format: setup
 	$(BIN)/ruff format .
