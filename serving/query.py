@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,8 +100,7 @@ class NeighborQuery:
     options: Options = field(default_factory=Options)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """One neighbor of an answer; `datapoint`, `vectors` (float32[m, dim]) and the `sparse` row are there when asked for.
 
     `sparse_distance` is the negated inner product of the sparse sides, where dense and sparse were searched apart; `distance` is
@@ -111,9 +110,9 @@ class Found:
     datapoint_id: str
     distance: float
     crowding_tag: str | None
+    sparse_distance: float | None = None
     datapoint: Datapoint | None = None
     vectors: NDArray[np.float32] | None = None
-    sparse_distance: float | None = None
     sparse: SparseRows | None = None
 
 

@@ -562,12 +562,8 @@ class Recommender:
     ) -> Answer:
         """Search what can be searched together in one call each, and put the results in the order asked."""
         version = snapshot.version
-        together: dict[tuple[Options, str, bool, bool], list[int]] = {}
-        for at, (query, space) in enumerate(zip(queries, spaces, strict=True)):
-            key = query.options, space, query.vector is None, query.sparse is None
-            together.setdefault(key, []).append(at)
         results: dict[int, Result] = {}
-        for (_, space, _, _), positions in together.items():
+        for space, positions in _together(queries, spaces):
             asked = [queries[at] for at in positions]
             began = time.perf_counter()
             found = search_alike(version, asked, space)
@@ -575,10 +571,7 @@ class Recommender:
                 self._observer.searched(found.plan, len(asked), time.perf_counter() - began)
                 self._observer.found(version, asked, space, found)
             for at, neighbors in zip(positions, found.neighbors, strict=True):
-                told = tuple(
-                    Found(n.datapoint_id, n.distance, n.crowding_tag, sparse_distance=n.sparse_distance)
-                    for n in neighbors
-                )
+                told = tuple(Found(*neighbor) for neighbor in neighbors)
                 told = _detailed(version, told, space, detail)
                 query_id = queries[at].datapoint_id
                 results[at] = Result(query_id, told, space, found.plan, found.effort, found.n_matching)
@@ -607,6 +600,16 @@ class Recommender:
         _ = options.fusion  # checks it
         if options.recall_target is not None and not 0.0 < options.recall_target <= 1.0:
             raise InvalidQuery(f"[search] recall_target is {options.recall_target}; expected more than 0 and at most 1")
+
+
+def _together(queries: Sequence[NeighborQuery], spaces: Sequence[str]) -> list[tuple[str, list[int]]]:
+    """Return the positions of queries that one search can answer, with their space."""
+    if len(queries) == 1:
+        return [(spaces[0], [0])]
+    alike: dict[tuple[Options, str, bool, bool], list[int]] = {}
+    for at, (query, space) in enumerate(zip(queries, spaces, strict=True)):
+        alike.setdefault((query.options, space, query.vector is None, query.sparse is None), []).append(at)
+    return [(space, positions) for (_, space, _, _), positions in alike.items()]
 
 
 def check_k(k: int, limit: int) -> None:
@@ -662,10 +665,10 @@ def _detailed(version: IndexVersion, neighbors: tuple[Found, ...], space: str, d
     ids = [neighbor.datapoint_id for neighbor in neighbors]
     datapoints = version.datapoints(ids)
     if detail == "metadata":
-        return tuple(replace(n, datapoint=datapoint) for n, datapoint in zip(neighbors, datapoints, strict=True))
+        return tuple(n._replace(datapoint=datapoint) for n, datapoint in zip(neighbors, datapoints, strict=True))
     vectors, sparse = version.vectors(ids, space), sparse_told(version, ids, space)
     return tuple(
-        replace(n, datapoint=datapoint, vectors=own, sparse=row)
+        n._replace(datapoint=datapoint, vectors=own, sparse=row)
         for n, datapoint, own, row in zip(neighbors, datapoints, vectors, sparse, strict=True)
     )
 
