@@ -96,5 +96,5 @@ def _begin(request: Request, endpoint: str) -> RequestRecord:
     return record
 
 
-def _json(shape: wire._Shape) -> Response:
+def _json(shape: wire.Shape) -> Response:
     return Response(wire.body_of(shape), media_type="application/json")

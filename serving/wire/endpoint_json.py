@@ -15,14 +15,16 @@ from matching.errors import InvalidQuery
 from matching.store import AliasMove
 from serving.endpoint import Endpoint, Knob, Variant
 
-S = TypeVar("S", bound="_Shape")
+S = TypeVar("S", bound="Shape")
 
 
-class _Shape(BaseModel):
+class Shape(BaseModel):
+    """What a body or an answer looks like."""
+
     model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True, alias_generator=to_camel)
 
 
-class KnobShape(_Shape):
+class KnobShape(Shape):
     """How the searches of a variant are answered where the caller does not say."""
 
     effort: int | None = None
@@ -31,7 +33,7 @@ class KnobShape(_Shape):
     crowding_cap: int | None = None
 
 
-class VariantShape(_Shape):
+class VariantShape(Shape):
     """A variant as a change names it."""
 
     name: str
@@ -47,7 +49,7 @@ class ServedVariantShape(VariantShape):
     index_version: str = Field(description="what it answers from now")
 
 
-class EndpointShape(_Shape):
+class EndpointShape(Shape):
     """An endpoint as it is served."""
 
     name: str
@@ -58,13 +60,13 @@ class EndpointShape(_Shape):
     refused: list[str] = Field(description="why versions that were asked for are not served")
 
 
-class EndpointsShape(_Shape):
+class EndpointsShape(Shape):
     """The endpoints of a service."""
 
     endpoints: list[EndpointShape]
 
 
-class TrafficRequest(_Shape):
+class TrafficRequest(Shape):
     """What the variants are from now on."""
 
     variants: list[VariantShape] = Field(description="all of them")
@@ -73,7 +75,7 @@ class TrafficRequest(_Shape):
     why: str = "by API"
 
 
-class PromoteRequest(_Shape):
+class PromoteRequest(Shape):
     """The version that a variant is to answer from."""
 
     version: str = Field(description="a version id, or an alias")
@@ -81,14 +83,14 @@ class PromoteRequest(_Shape):
     variant: str = Field(default="", description="whose alias is moved; control's where it is left out")
 
 
-class RollbackRequest(_Shape):
+class RollbackRequest(Shape):
     """A way back to the version before."""
 
     why: str = "roll back by API"
     variant: str = Field(default="", description="whose alias is moved; control's where it is left out")
 
 
-class MoveShape(_Shape):
+class MoveShape(Shape):
     """A move of an alias."""
 
     at: str

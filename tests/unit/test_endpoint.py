@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -210,3 +211,19 @@ def test_a_written_endpoint_that_contradicts_itself_is_refused() -> None:
     del told["seed"]
     with pytest.raises(InvalidInput, match="seed"):
         Endpoint.from_json(told)
+
+
+def test_knobs_are_known_and_of_their_type() -> None:
+    Variant("graph", 1.0, knobs={"effort": 200, "recall_target": 0.98, "exact": True, "crowding_cap": 2})
+    wrong: list[dict[str, Any]] = [{"efort": 3}, {"effort": 2.5}, {"exact": 1}, {"recall_target": "0.9"}]
+    for knobs in wrong:
+        with pytest.raises(InvalidInput, match=r"has the knob .*; expected some of effort \(int\), recall_target"):
+            Variant("graph", 1.0, knobs=knobs)
+
+
+def test_an_arm_keeps_what_a_change_leaves_out() -> None:
+    home = Endpoint.create("home", [Variant("graph", 1.0, index="shop", knobs={"exact": True})])
+    kept = home.arm("graph", weight=0.5, mirror=0.0, index=None, knobs=None)
+    assert (kept.weight, kept.index, kept.knobs) == (0.5, "shop", {"exact": True})
+    assert home.arm("graph", weight=1.0, mirror=0.0, index="other", knobs={}) == Variant("graph", 1.0, index="other")
+    assert home.arm("new", weight=0.0, mirror=0.5, index=None, knobs=None) == Variant("new", mirror=0.5)

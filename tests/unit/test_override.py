@@ -11,7 +11,7 @@ import pytest
 
 from matching.errors import Forbidden, InvalidInput
 from serving import override as module
-from serving.override import Override, read_override, sign_override
+from serving.override import Override, parse_override_keys, read_override, sign_override
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 GRANTED = Override("home", "new", 1_800_000_000)
@@ -87,3 +87,12 @@ def test_signatures_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module.hmac, "compare_digest", spy)
     read_override(sign_override(GRANTED, KEY), [KEY, secrets.token_bytes(32)], now=NOW)
     assert len(compared) == 2, "one comparison a key, whichever fits"
+
+
+def test_a_file_holds_a_key_a_line() -> None:
+    first, second = b"a" * 32, b"b" * 40
+    assert parse_override_keys(b"# testers\n" + first + b"\n\n  " + second + b"\n") == (first, second)
+    with pytest.raises(InvalidInput, match="the file holds no key; expected one a line"):
+        parse_override_keys(b"# none\n\n")
+    with pytest.raises(InvalidInput, match="the key has 5 bytes; expected at least 32"):
+        parse_override_keys(b"short\n")
