@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from index_builder.compact import compact
+from index_builder.draft import Built
+from lifecycle import compact_command
+from lifecycle.cli import REFUSED, USAGE, run
 from matching.datapoint import Datapoint
 from matching.live import Delete, LiveIndex, WriteLog, pack_write
 from matching.store import Store
@@ -72,3 +78,35 @@ def test_without_a_log_it_says_so(store: Store, log: Path) -> None:
     assert done.returncode == 2
     assert "no write log in shop" in done.stderr
     assert not (log / "elsewhere").exists()
+
+
+def test_one_at_a_time(store: Store, log: Path) -> None:
+    with (store.path / "aliases" / "shop.jsonl").open("rb") as history:
+        fcntl.flock(history, fcntl.LOCK_EX)
+        done = command(store, log)
+        assert done.returncode == USAGE
+        assert "shop is being compacted already; wait for that to end" in done.stderr
+    assert command(store, log).returncode == 0
+
+
+def test_an_alias_that_moved_meanwhile_stays_where_it_is(
+    store: Store,
+    log: Path,
+    make_version: MakeVersion,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    newer = make_version([Datapoint("x")], rng.standard_normal((1, 8)).astype(np.float32)).version_id
+
+    def slowly(*given: Any, **named: Any) -> Built:
+        built = compact(*given, **named)
+        store.set_alias("shop", newer, why="by hand, meanwhile")
+        return built
+
+    monkeypatch.setattr(compact_command, "compact", slowly)
+    place = ["--store", str(store.path), "--log", str(log), "--nice", "0"]
+    assert run(["versions", "compact", "shop", *place, "--promote"]) == REFUSED
+    assert f"shop names {newer} by now" in capsys.readouterr().err
+    assert store.resolve("shop") == newer
+    assert len(store.versions()) == 3
