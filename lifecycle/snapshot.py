@@ -26,13 +26,14 @@ from matching.errors import AlreadyExists, CorruptArtifact, InvalidInput, NotFou
 from matching.files import sync
 from matching.live import WriteLog, check_reach, kept_versions
 from matching.live.head import NAME as LOG_HEAD
+from matching.live.head import read_head
 from matching.manifest import FILE_NAME, read_manifest, seal
 from matching.store import Store
 
 FORMAT = 1
 _TOLD = "snapshot.json"
 _BLOCK_BYTES = 1 << 20
-_N_TRIES = 5
+_N_TRIES = 20
 _HISTORIES = ("aliases", "endpoints")
 
 
@@ -168,6 +169,7 @@ def _copied(store: Store, logs: Path | None, target: Path, n_kept: int, progress
     Raises:
         NotFound: they do not: something was exchanged meanwhile.
     """
+    begins = {folder.name: _first_sequence(folder) for folder in _log_folders(logs)}
     copy = Store(target / "store", create=True)
     for part in _HISTORIES:
         for file in sorted((store.path / part).glob("*.jsonl")):
@@ -176,6 +178,8 @@ def _copied(store: Store, logs: Path | None, target: Path, n_kept: int, progress
             (copy.path / part / file.name).write_bytes(whole[: whole.rfind(b"\n") + 1])
     names = {alias: copy.history(alias)[-1].new for alias in copy.aliases()}
     versions = _named_versions(store, copy, n_kept)
+    if store.aliases() != names:
+        raise NotFound("[snapshot] an alias moved while the histories were copied; take it again")
     for at, version in enumerate(sorted(versions)):
         progress.begin(f"copy version {at + 1} of {len(versions)}", None)
         _copy_version(store.directory(version), copy.path / "versions" / version)
@@ -185,6 +189,8 @@ def _copied(store: Store, logs: Path | None, target: Path, n_kept: int, progress
         held[folder.name] = _copy_log(folder, target / "logs" / folder.name)
     for file in sorted(logs.glob("*.json")) if logs is not None else ():
         _copy(file, target / "logs" / file.name)
+    if {name: first for name, (first, _) in held.items()} != begins:
+        raise NotFound("[snapshot] a log was truncated while it was copied, so a version may need more; take it again")
     _check_reach(copy, target / "logs", held)
     progress.begin("checksums", None)
     paths = sorted(path for path in target.rglob("*") if path.is_file())
@@ -230,6 +236,12 @@ def _log_folders(logs: Path | None) -> list[Path]:
             f"[snapshot] there is no folder {logs}; expected that of the write logs, see `likewise serve --log`"
         )
     return sorted(file.parent for file in logs.glob(f"*/{LOG_HEAD}"))
+
+
+def _first_sequence(log: Path) -> int:
+    head = read_head(log)
+    assert head is not None
+    return head.first_sequence
 
 
 def _copy_log(source: Path, target: Path) -> tuple[int, int]:
