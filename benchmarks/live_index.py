@@ -1,8 +1,9 @@
 """What do writes cost searches, and how soon does a search see a write?
 
-One index version of sentence embeddings with a graph, in one process with its live index. Queries are asked one by one, k = 10:
-of the sealed version, of a live index without writes, while `--rate` upserts a second arrive (batches of 10, one thread), and
-with 30 % of the datapoints in the delta. Latencies are wall times of the same queries in the same run; ratios are to the live
+One index version of sentence embeddings with a graph, in one process with its live index. Queries are asked one by one, k = 10,
+`--queries` a second: of the sealed version, of a live index without writes, while `--rate` upserts a second arrive (batches of
+10, one thread), and with 30 % of the datapoints in the delta. Latencies are wall times of the same queries in the same run, from
+the moment a query was due; ratios are to the live
 index without writes. A write's freshness is the time from its acknowledgement to a snapshot that has it. Write throughput is
 that of single upserts from 1 and 8 threads, on disk and applied. Recall is of approximate against exact search over the same
 snapshot.
@@ -61,16 +62,17 @@ def upserts(vectors: NDArray[np.float32], first: int) -> list[Upsert]:
     ]
 
 
-def latencies(version: Callable[[], IndexVersion], queries: NDArray[np.float32], seconds: float) -> NDArray[np.float64]:
-    """Milliseconds of one search after the other, for so many seconds."""
+def latencies(
+    version: Callable[[], IndexVersion], queries: NDArray[np.float32], seconds: float, rate: float
+) -> NDArray[np.float64]:
+    """Milliseconds of searches that are due at a rate, for so many seconds."""
     spent = []
-    end = time.perf_counter() + seconds
-    at = 0
-    while time.perf_counter() < end:
-        began = time.perf_counter()
+    began = time.perf_counter()
+    for at in range(int(seconds * rate)):
+        due = began + at / rate
+        time.sleep(max(due - time.perf_counter(), 0))
         version().search(queries[at % len(queries)][None], K, space="vectors")
-        spent.append(1e3 * (time.perf_counter() - began))
-        at += 1
+        spent.append(1e3 * (time.perf_counter() - due))
     return np.array(spent)
 
 
@@ -126,6 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=70_000, help="of the base; 3 / 7 as many are added")
     parser.add_argument("--rate", type=float, default=1000, help="upserts a second")
+    parser.add_argument("--queries", type=float, default=500, help="queries a second")
     parser.add_argument("--seconds", type=float, default=10, help="of each latency run")
     arguments = parser.parse_args()
     sys.setswitchinterval(SWITCH_S)
@@ -136,16 +139,16 @@ def main() -> None:
         version = built(Path(directory) / "store", base)
         with WriteLog.open(Path(directory) / "log") as log:
             live = LiveIndex(version, log, threads=1)
-            latencies(lambda: version, queries, 1)
-            sealed = latencies(lambda: version, queries, arguments.seconds)
-            idle = latencies(lambda: live.snapshot, queries, arguments.seconds)
+            latencies(lambda: version, queries, 1, arguments.queries)
+            sealed = latencies(lambda: version, queries, arguments.seconds, arguments.queries)
+            idle = latencies(lambda: live.snapshot, queries, arguments.seconds, arguments.queries)
             n_rate = int(arguments.rate * arguments.seconds * 1.2)
             stop, freshness = threading.Event(), list[float]()
             writer = threading.Thread(
                 target=lambda: freshness.extend(at_rate(live, upserts(rest[:n_rate], 0), arguments.rate, stop))
             )
             writer.start()
-            under_writes = latencies(lambda: live.snapshot, queries, arguments.seconds)
+            under_writes = latencies(lambda: live.snapshot, queries, arguments.seconds, arguments.queries)
             stop.set()
             writer.join()
             n_written = live.snapshot.sequence
@@ -156,9 +159,10 @@ def main() -> None:
                 live.write(upserts(rest[at : at + 500], at))
             live.wait(log.last_sequence, deadline=time.monotonic() + 600)
             full = live.snapshot
-            with_delta = latencies(lambda: full, queries, arguments.seconds)
+            with_delta = latencies(lambda: full, queries, arguments.seconds, arguments.queries)
             figures = {
                 "rows": n,
+                "queries_per_s": arguments.queries,
                 "sealed": summary(sealed, idle),
                 "live_idle": summary(idle, idle),
                 "under_writes": {

@@ -172,6 +172,52 @@ def serving(d: dict[str, Any]) -> str:
     return text + table(head, rows) + machine_line(d)
 
 
+def service_peers(d: dict[str, Any]) -> str:
+    """A request beside other services."""
+    rows = [
+        [
+            r["service"],
+            f"open, {r['rate']:g} a second" if r["rate"] else r["connections"],
+            f"{r['requests_per_s']:,.0f}",
+            f"{r['server_cpu_us']:,.0f}",
+            f"{r['p50_ms']:.2f} / {r['p99_ms']:.2f}",
+            f"{r['recall_at_10']:.3f}",
+        ]
+        for r in d["rows"]
+    ]
+    text = (
+        f"\n## A request beside other services: `service_peers.py`\n\n{d['n']:,} x {d['dim']}, k {d['k']}, each service at the least effort that reaches "
+        f"the recall asked for, {d['repeats']} turns, medians; the generator runs on the same cores.\n\n"
+        "![CPU a request and median latency, a bar a service](service_peers.png)\n\n"
+    )
+    head = ["", "connections", "requests a second", "CPU us a request", "p50 / p99 ms", "recall@10"]
+    return text + table(head, rows) + machine_line(d)
+
+
+def draw_service_peers(d: dict[str, Any]) -> None:
+    """Bars of CPU a request and of median latency, a group for each number of connections."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
+    names = list(dict.fromkeys(row["service"] for row in d["rows"]))
+    groups = [row for row in d["rows"] if row["service"] == names[0]]
+    shades = dict(zip(names, (OWN, "#fdba74", "#64748b", "#cbd5e1")))
+    for axis, key, label in ((axes[0], "server_cpu_us", "server CPU us a request"), (axes[1], "p50_ms", "median ms")):
+        for place, name in enumerate(names):
+            own = [row[key] for row in d["rows"] if row["service"] == name]
+            at = [group + (place - len(names) / 2 + 0.5) * 0.2 for group in range(len(groups))]
+            axis.bar(at, own, width=0.18, color=shades[name], label=name)
+        ticks = [f"open loop\n{g['rate']:g}/s" if g["rate"] else f"{g['connections']} connections" for g in groups]
+        axis.set(xticks=range(len(groups)), xticklabels=ticks, ylabel=label, yscale="log")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(DOCS / "service_peers.png", dpi=110)
+    plt.close(figure)
+
+
 def title_of(key: str) -> str:
     """Return a data set's key, `name n x dim metric`, as a heading."""
     name, n, _, dim, metric = key.split()
@@ -286,8 +332,8 @@ def live_index(d: dict[str, Any]) -> str:
     ]
     single = ", ".join(f"{n:,} a second from {who}" for who, n in d["single_upserts_per_s"].items())
     text = (
-        f"\n## Writes beside searches: `live_index.py`\n\n{d['rows']:,} sentence embeddings under a graph, searches one by one from Python, in one process "
-        f"with the writes, wall time. A write is seen {d['under_writes']['freshness_p50_ms']} ms after its acknowledgement, in 99 of 100 cases "
+        f"\n## Writes beside searches: `live_index.py`\n\n{d['rows']:,} sentence embeddings under a graph, {d['queries_per_s']:g} searches a second one by one from Python, in one "
+        f"process with the writes, wall time from when each was due. A write is seen {d['under_writes']['freshness_p50_ms']} ms after its acknowledgement, in 99 of 100 cases "
         f"{d['under_writes']['freshness_p99_ms']} ms. Single durable upserts: {single}.\n"
     )
     return text + table(["", "p50", "p99", "p50 ms", "p99 ms", "recall@10"], rows) + machine_line(d)
@@ -478,13 +524,19 @@ def main() -> None:
         index_build,
         catalog_memory,
         serving,
+        service_peers,
     )
     found = {writer.__name__: figures for writer in writers if (figures := read(writer.__name__)) is not None}
     page = HEAD
     if {"subset_scan", "text_quality", "serving"} <= found.keys():
         draw_overview(found)
         page += OVERVIEW
-    for name, draw in (("graph_search", draw_graph_search), ("filtered_search", draw_filtered_search)):
+    drawn = (
+        ("graph_search", draw_graph_search),
+        ("filtered_search", draw_filtered_search),
+        ("service_peers", draw_service_peers),
+    )
+    for name, draw in drawn:
         if name in found:
             draw(found[name])
     page += "".join(writer(found[writer.__name__]) for writer in writers if writer.__name__ in found)
