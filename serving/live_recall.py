@@ -49,7 +49,7 @@ class LiveRecall:
     """Asks one of the queries answered since the last time again, exactly, and compares. Thread-safe.
 
     Each query has the same chance. The thread that asks pauses after each for so long that it takes no more than its share of one
-    core. It has the priority of all others: one that waits for the CPU with the interpreter's lock in hand holds up every request.
+    core. It has the priority of all others: one that waits for the CPU with the interpreter's lock in hand holds up all requests.
     """
 
     def __init__(
