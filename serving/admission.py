@@ -33,7 +33,9 @@ _OPEN_SERVICE: Final = "/grpc.health.v1.Health/"
 _WEIGHT: Final = 1 / 16  # of the newest pace in its moving average
 _FIRST_PACE_S: Final = 1e-3  # before anything is known
 _LEAST_PACE_S: Final = 1e-6  # what is no more than that could not grow again
-_MOST_AT_ONCE: Final = 2.0  # times the pace that one request may seem to have taken
+_MOST_AT_ONCE: Final = 2.0  # times the pace that one request may seem to have taken, but for
+_BURST_S: Final = 0.1  # between two bursts in which an event loop that is busy lets them leave
+_WAITED_FRAC: Final = 0.5  # of the time left; an answer that takes all of it to begin comes too late
 _UNITS_S: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
@@ -73,12 +75,13 @@ def timeout_of(grpc_timeout: str | None, server_timeout: str | None) -> float:
 class Ticket:
     """The place of one request; given back once, however the request ends."""
 
-    __slots__ = ("_admission", "_is_waiting", "_line", "n_bytes")
+    __slots__ = ("_admission", "_is_waiting", "_line", "is_served", "n_bytes")
 
     def __init__(self, admission: Admission, line: _Line, n_bytes: int) -> None:
         self._admission: Admission | None = admission
         self._line = line
         self._is_waiting = False
+        self.is_served = True  # False for one whose time ran out: that it leaves says nothing of the pace
         self.n_bytes = n_bytes
 
     def wait(self) -> None:
@@ -93,7 +96,7 @@ class Ticket:
             return
         self._admission = None
         if self._is_waiting:
-            self._line.leave(admission.now())
+            self._line.leave(admission.now(), is_served=self.is_served)
         admission.left(self.n_bytes)
 
 
@@ -108,12 +111,14 @@ class _Line:
             self.since = now
         self.n_waiting += 1
 
-    def leave(self, now: float) -> None:
+    def leave(self, now: float, *, is_served: bool) -> None:
+        self.n_waiting -= 1
+        if not is_served:
+            return
         # One that waited for something else, as a write to come, must not pass for a slow lane.
-        took = min(now - self.since, _MOST_AT_ONCE * self.pace_s)
+        took = min(now - self.since, max(_MOST_AT_ONCE * self.pace_s, _BURST_S))
         self.pace_s = max(self.pace_s + (took - self.pace_s) * _WEIGHT, _LEAST_PACE_S)
         self.since = now
-        self.n_waiting -= 1
 
 
 class Admission:
@@ -148,11 +153,11 @@ class Admission:
         """
         line = self._lines[lane]
         if lane != "open":
-            wait_s = line.n_waiting * line.pace_s
-            if wait_s > min(left_s, self._max_wait_s):
+            wait_s, most_s = line.n_waiting * line.pace_s, min(left_s * _WAITED_FRAC, self._max_wait_s)
+            if wait_s > most_s:
                 raise Overloaded(
                     f"[serve] {line.n_waiting} requests of this kind wait, {wait_s:.2f} s of work; expected at most "
-                    f"{min(left_s, self._max_wait_s):.2f} s; ask again later, or another replica",
+                    f"{most_s:.2f} s; ask again later, or another replica",
                     retry_after_s=max(wait_s - self._max_wait_s / 2, 0.05),
                 )
             if self._n_in_flight >= self._max_in_flight or self._n_bytes + n_bytes > self._max_bytes:

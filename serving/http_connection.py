@@ -15,11 +15,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from matching.errors import InvalidInput, Overloaded
 from serving.admission import Admission, Ticket, lane_of, timeout_of
-from serving.intake import DEADLINE, App, Receive, Scope, Send, error_body
+from serving.intake import DEADLINE, STATUS, App, Receive, Scope, Send, error_body
 from serving.metrics import Metrics
 from serving.settings import ServingSettings
 
 _TICKET: Final = "likewise.ticket"
+_UNSERVED: Final = (499, 504)
 _BACKLOG: Final = 1024
 _DRAINED_BYTES: Final = (
     64 * 1024
@@ -74,6 +75,7 @@ class _Ending:
         try:
             await self._app(scope, receive, send)
         finally:
+            scope[_TICKET].is_served = scope.get(STATUS) not in _UNSERVED
             scope[_TICKET].release()
 
 

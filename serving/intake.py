@@ -31,7 +31,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 AccessOf = Callable[[str, str], Access]
 
 _log = logging.getLogger(__name__)
-RECORD, DEADLINE = "likewise.record", "likewise.deadline"
+RECORD, DEADLINE, STATUS = "likewise.record", "likewise.deadline", "likewise.status"
 _ROUTE = (b"x-likewise-unit", b"x-likewise-override", b"x-likewise-endpoint")
 _STATUS_NAMES = {
     400: "INVALID_ARGUMENT",
@@ -141,7 +141,8 @@ class Intake:
                 must_close = not is_read and _n_bytes(headers) > 0
                 await _respond(sending, http, body, _advice(error, scope, headers), close=must_close)
         seconds = time.monotonic() - began
-        code = str(status or 499)  # 499: the caller went away before there was an answer
+        scope[STATUS] = status or 499  # 499: the caller went away before there was an answer
+        code = str(scope[STATUS])
         self._metrics.requested("http", record.endpoint, code, seconds)
         log_request(record, code, seconds * 1e3)
         if access == "admin":

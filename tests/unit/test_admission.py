@@ -107,8 +107,20 @@ def test_a_caller_s_deadline_counts_when_it_is_shorter() -> None:
     admission = paced(Clock(), 0.01, max_wait_s=0.5)
     held(admission, 10)
     with pytest.raises(Overloaded, match=r"expected at most 0.05 s"):
-        admission.admit("search", left_s=0.05)
-    admission.admit("search", left_s=0.2)
+        admission.admit("search", left_s=0.1)  # it may wait half of that, and needs the rest
+    admission.admit("search", left_s=0.3)
+
+
+def test_those_whose_time_ran_out_do_not_make_a_lane_seem_fast() -> None:
+    clock = Clock()
+    admission = paced(clock, 0.01, max_wait_s=0.5)
+    for _ in range(50):
+        for ticket in held(admission, 40):
+            ticket.is_served = False
+            ticket.release()
+    held(admission, 51)
+    with pytest.raises(Overloaded, match=r"51 requests of this kind wait"):
+        admission.admit("search", left_s=9.0)
 
 
 def test_health_is_never_refused() -> None:
@@ -136,8 +148,20 @@ def test_one_stall_does_not_pass_for_a_slow_lane() -> None:
     (stalled,) = held(admission, 1)
     clock.now += 600
     stalled.release()
-    held(admission, 100)  # a tenth of a second of work, as before
+    held(admission, 50)
     admission.admit("search", left_s=9.0)
+
+
+def test_those_who_leave_in_bursts_have_the_pace_of_all() -> None:
+    clock = Clock()
+    admission = Admission(ServingSettings(max_wait_s=0.5), now=clock)
+    for _ in range(100):
+        tickets = held(admission, 8)
+        clock.now += 0.08
+        for ticket in tickets:
+            ticket.release()
+    _, wait_s = (held(admission, 10), admission.waits()["search"][1])
+    assert 0.06 < wait_s < 0.14
 
 
 def test_a_lane_that_has_become_slow_is_noticed() -> None:
