@@ -249,7 +249,7 @@ def test_a_poisoned_version_is_refused_once_and_never_interrupts_serving(shop: S
         flipped: "does not match its checksum",
         poisoned(store, other, spoil_vectors(set_nan)): "has the squared norm nan; expected a finite one",
         # the graph of other vectors: the search goes astray, the exact one does not
-        poisoned(store, graph, spoil_vectors(swap_halves)): r"recall@10 is 0\.\d+; expected none and at least 0\.9",
+        poisoned(store, graph, spoil_vectors(swap_halves)): r"recall@10 is 0\.\d+; expected none and at least 0\.[39]",
         poisoned(store, other, spoil_manifest(dim=DIM + 1)): "does not fit manifest.json",
         poisoned(store, other, spoil_manifest(encoder={"kind": "nonsense", "params": {}, "arrays": None})): "nonsense",
     }
