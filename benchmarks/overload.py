@@ -1,4 +1,4 @@
-"""What is left of a service's goodput when more arrives than it can answer, with load shedding and without?
+"""What is left of a service's goodput when more arrives than it can answer, with its limit of waiting and by deadlines alone?
 
 Open loop: requests arrive as a Poisson process however the service fares, each with a deadline, and latency counts from the
 moment a request was due. Goodput is answers within the deadline a second; its peak is that of a closed loop just before.
@@ -226,7 +226,7 @@ async def measure(store: Path, settings: dict[str, Any], seconds: float) -> dict
 
 
 def main() -> None:
-    """Measure with load shedding and without, and write the result."""
+    """Measure with the limit of waiting and by deadlines alone, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     arguments = parser.parse_args()
@@ -237,7 +237,7 @@ def main() -> None:
         results = {}
         for name, settings in (
             ("shedding", KEPT),
-            ("no shedding", {**KEPT, "max_wait_s": 1e9, "max_in_flight": 1_000_000}),
+            ("by deadline alone", {**KEPT, "max_wait_s": 1e9, "max_in_flight": 1_000_000}),
         ):
             print(name, flush=True)
             results[name] = asyncio.run(measure(store, settings, arguments.seconds))
