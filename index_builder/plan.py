@@ -23,7 +23,7 @@ PlanChoice = Literal["auto", "flat", "graph", "hnsw", "ivfpq"]
 FLAT_FLOATS = 6_000_000  # 24 MB are scanned in one or two milliseconds by one core
 _PROBE_ROWS = 2_048
 # CPU seconds a row of a graph build, over log2 of the rows and 1 + dim / _GRAPH_DIM: measured at 25 to 784 dims, AVX2
-_GRAPH_ROW_S = 10.5e-6
+_GRAPH_ROW_S = 6e-6
 _GRAPH_DIM = 350
 _MIN_GRAPH_ROWS = 64
 _MIN_IVFPQ_ROWS = 39 * 256  # FAISS wants 39 training rows for each of the 256 centroids of a product code
