@@ -370,7 +370,8 @@ def check_queries(vectors: NDArray[np.float32], space: Space) -> NDArray[np.floa
         raise InvalidQuery(
             f"[search] queries of shape {list(queries.shape)} for space {space.name!r}; expected [q, {space.dim}] with q >= 1"
         )
-    norms = np.sqrt(np.vecdot(queries, queries))  # not finite where a value is not
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = np.sqrt(np.vecdot(queries, queries))  # not finite where a value is not
     if not (norms <= MAX_MAGNITUDE).all():
         raise InvalidQuery(
             f"[search] a query holds a value that is not finite, or has a norm above {MAX_MAGNITUDE:g}; send finite numbers"

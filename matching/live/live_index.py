@@ -133,14 +133,15 @@ class LiveIndex:
         """
         if self._failure is not None:
             raise Unavailable(f"[write] {self._failure}; reads go on, mend it and start again")
-        self._check_all(writes, self._records.types)
+        known = dict(self._records.types)  # what is settled meanwhile is new to these writes
+        self._check_all(writes, known)
         payloads = [pack_write(write) for write in writes]
         new = {
             number.namespace: number.type
             for write in writes
             if not isinstance(write, Delete)
             for number in write.datapoint.numeric_restricts
-            if number.namespace not in self._records.types
+            if number.namespace not in known
         }
         if new:
             self._agree(new)

@@ -315,7 +315,7 @@ def test_the_api_s_own_page_runs_its_examples(page: Page) -> None:
     while not (operations := page.browser.find_elements("css selector", ".operation")):
         assert time.monotonic() < end
         time.sleep(0.05)
-    assert len(operations) == 10
+    assert len(operations) == 15
     operations[0].find_element("css selector", "summary").click()
     operations[0].find_element("css selector", "button").click()
     while not (answer := operations[0].find_element("css selector", "pre").text):
