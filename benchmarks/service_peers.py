@@ -36,6 +36,9 @@ Connect = Callable[[], Awaitable[Call]]
 _POSTGRES = """
 import json, signal, sys, pgserver
 server = pgserver.get_server(sys.argv[1], cleanup_mode="stop")
+server.psql("ALTER SYSTEM SET shared_buffers = '1GB'")  # so that the index lies in PostgreSQL's own memory
+server.cleanup()
+server = pgserver.get_server(sys.argv[1], cleanup_mode="stop")
 print(json.dumps({"uri": server.get_uri(), "pid": server.get_pid()}), flush=True)
 signal.sigwait({signal.SIGTERM, signal.SIGINT})
 server.cleanup()
@@ -326,6 +329,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=200, help="requests a second of the open loop, 8 connections")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each turn")
     parser.add_argument("--repeats", type=int, default=3, help="turns")
+    parser.add_argument("--without", default="", help="a,b: services to leave out")
     parser.add_argument("--generate", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.generate:
@@ -339,8 +343,9 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         np.save(folder / "queries.npy", queries)
         services = stack.enter_context(likewise(folder / "store", base))
-        services["pgvector"] = stack.enter_context(postgres(folder / "pg", base))
-        services["chroma"] = stack.enter_context(chroma_server(folder / "chroma", base))
+        for name, serve in (("pgvector", postgres), ("chroma", chroma_server)):
+            if name not in asked.without.split(","):
+                services[name] = stack.enter_context(serve(folder / name, base))
         chosen = {}
         for name, told in services.items():
             for knobs in told["knobs"]:
