@@ -343,6 +343,7 @@ def test_writes_before_while_and_after_a_switch_are_all_there_and_their_tokens_h
     store = Store(shop.store)
     versions = [new_version(store, mark) for mark in "bc"]
     acknowledged: list[str] = []
+    changed = [0]  # version tokens
     faults: list[str] = []
     is_over = threading.Event()
 
@@ -363,8 +364,11 @@ def test_writes_before_while_and_after_a_switch_are_all_there_and_their_tokens_h
                 faults.append(f"find {at}: {near} {answer}")
             change = {"datapointId": f"new-{at}", "restricts": [{"namespace": "at", "allowList": [str(at)]}]}
             body = {"datapoints": [change], "updateMask": "all_restricts"}
-            if (told := service.ask("POST", "/v1/upsertDatapoints", body))[0] != 200:
-                faults.append(f"change {at}: {told}")
+            code, _, answer = service.ask("POST", "/v1/upsertDatapoints", body)
+            if code != 200:
+                faults.append(f"change {at}: {answer}")
+            else:
+                changed.append(int(answer["versionToken"]))
 
     with start_service(shop, write_log=str(tmp_path / "logs"), follow_s=0.05) as service:
         service.wait_until_ready()
@@ -381,7 +385,8 @@ def test_writes_before_while_and_after_a_switch_are_all_there_and_their_tokens_h
             writer.join()
         assert faults == []
         assert served(service) == versions[0]
-        read = post(service, "/v1/readIndexDatapoints", {"ids": acknowledged[-1000:]})["datapoints"]
+        asked = {"ids": acknowledged[-1000:], "minVersion": max(changed)}
+        read = post(service, "/v1/readIndexDatapoints", asked)["datapoints"]
         assert [each["datapointId"] for each in read] == acknowledged[-1000:]
         assert all(each["restricts"][0]["namespace"] == "at" for each in read)
         assert (tmp_path / "logs" / "shop").is_dir()
