@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from embeddings.encoder import check_between
 from embeddings.ngrams import MAX_CHARS, words_of
-from embeddings.sparse_text import batches, check_recipe
+from embeddings.sparse_text import batches, check_recipe, idf
 from matching.datapoint import SparseRows
 from matching.errors import InvalidInput
 
@@ -143,11 +143,11 @@ class Bm25:
         return {"n_documents": self._n_documents, "mean_length": self._mean_length}, arrays
 
     def _idf(self, dimensions: NDArray[np.int64]) -> NDArray[np.float64]:
-        if not len(self._dimensions):
-            return np.full(len(dimensions), np.log1p((self._n_documents + 0.5) / 0.5))
-        at = np.minimum(np.searchsorted(self._dimensions, dimensions), len(self._dimensions) - 1)
-        df = np.where(self._dimensions[at] == dimensions, self._df[at], 0).astype(np.float64)
-        return np.asarray(np.log1p((self._n_documents - df + 0.5) / (df + 0.5)))
+        df = np.zeros(len(dimensions), np.int32)
+        if len(self._dimensions):
+            at = np.minimum(np.searchsorted(self._dimensions, dimensions), len(self._dimensions) - 1)
+            df = np.where(self._dimensions[at] == dimensions, self._df[at], 0)
+        return idf(self._n_documents, df)
 
 
 @functools.lru_cache(maxsize=1 << 17)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings.sparse_text import batches, check_recipe
+from embeddings.sparse_text import batches, check_recipe, idf
 from matching.datapoint import SparseRows
 from matching.errors import InvalidInput
 
@@ -52,12 +52,8 @@ class Ngrams:
             )
         self._df = document_frequency
         self._n_documents = n_documents
-        # BM25's idf, always above 0; an n-gram that the catalogue lacks weighs most and lowers all scores of its query alike.
-        self._idf = (
-            None
-            if document_frequency is None
-            else np.log1p((n_documents - document_frequency + 0.5) / (document_frequency + 0.5)).astype(np.float32)
-        )
+        # an n-gram that the catalogue lacks weighs most and lowers all scores of its query alike
+        self._idf = None if document_frequency is None else idf(n_documents, document_frequency).astype(np.float32)
 
     @classmethod
     def from_counts(

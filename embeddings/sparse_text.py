@@ -60,6 +60,15 @@ def check_recipe(found: Mapping[str, object], expected: Mapping[str, object]) ->
         )
 
 
+def idf(n_documents: int, document_frequency: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Return the inverse document frequency of terms that so many documents hold each, always above 0.
+
+    Source: that of BM25 in Lucene, ln(1 + (n - df + 0.5) / (df + 0.5)).
+    """
+    df = document_frequency.astype(np.float64)
+    return np.asarray(np.log1p((n_documents - df + 0.5) / (df + 0.5)))
+
+
 def batches(texts: Iterable[str]) -> Iterator[list[str]]:
     """Yield the texts some at a time."""
     stream = iter(texts)

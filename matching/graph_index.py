@@ -235,7 +235,6 @@ class GraphIndex:
         effort: float | None = None,
         recall_target: float | None = None,
         mask: ArrayLike | None = None,
-        n_rows: int | None = None,
         exact: bool = False,
         threads: int = 1,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -247,8 +246,6 @@ class GraphIndex:
             recall_target: instead of effort, the recall@10 to reach, as measured at build time on rows the graph had
                 not seen; .95 when neither is given. A target beyond what was measured gets the most that was measured.
             mask: bool[n], or a bitmap uint64[ceil(n / 64)] (row r is bit r % 64 of word r // 64); one for all queries.
-            n_rows: how many rows there are for the caller, who shall not see what others add meanwhile: n of the mask,
-                which is needed; all rows when None.
             exact: look at every row, by its 16-bit form.
             threads: 1 to 256; the answer does not depend on it.
 
@@ -263,7 +260,7 @@ class GraphIndex:
             usual = self._quick_search(queries, k, knobs[0], knobs[1], mask, threads)
             if usual is not None:
                 return usual
-        found = self._search(queries, k, effort, recall_target, mask, n_rows, exact, threads, False)
+        found = self._search(queries, k, effort, recall_target, mask, exact, threads, False)
         return cast("tuple[NDArray[np.int64], NDArray[np.float32]]", found)
 
     def trace(
@@ -278,7 +275,7 @@ class GraphIndex:
         threads: int = 1,
     ) -> Trace:
         """Search, and tell how each answer was found. As `search` otherwise."""
-        found = self._search(queries, k, effort, recall_target, mask, None, exact, threads, True)
+        found = self._search(queries, k, effort, recall_target, mask, exact, threads, True)
         rows, distances, plans, expanded = cast(
             "tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.uint8], NDArray[np.int32]]", found
         )
@@ -291,7 +288,6 @@ class GraphIndex:
         effort: float | None,
         recall_target: float | None,
         mask: ArrayLike | None,
-        n_rows: int | None,
         exact: bool,
         threads: int,
         trace: bool,
@@ -302,9 +298,7 @@ class GraphIndex:
         _check_range("search", "threads", threads, 1, MAX_THREADS)
         knobs = self._knobs.get((effort, recall_target))
         spread, margin = knobs if knobs is not None else self._knobs_for(effort, recall_target)
-        if n_rows is not None and (mask is None or not 0 <= n_rows <= native.size):
-            raise InvalidQuery(f"[search] n_rows is {n_rows} of {native.size} rows; expected fewer, and a mask of them")
-        keep = None if mask is None else _bitmap(mask, native.size if n_rows is None else n_rows)
+        keep = None if mask is None else _bitmap(mask, native.size)
         return native.search(asked, k, spread, margin, exact, keep, threads, trace)
 
     def _knobs_for(self, effort: float | None, recall_target: float | None) -> tuple[float, float]:

@@ -65,9 +65,7 @@ def search_hybrid(
     check_knobs(k, crowding_cap, effort, recall_target)
     queries = None if vectors is None else check_queries(vectors, target)
     n_queries = _checked_sides(target, fusion, queries, sparse)
-    matching = version.columns.matching(filter)
-    known = [row for row in map(version.columns.find, exclude) if row >= 0]
-    cpp_ext.clear_rows(matching, np.asarray(known, np.int64))
+    matching = version.matching(filter, exclude)
     depth = k if fusion.alpha in (0.0, 1.0) else min(head_depth(k), MAX_K)
     ask = _Ask(version, target, depth, matching, version.columns.tags if crowding_cap else None, crowding_cap)
     plan, n_scanned, dense = Plan("exact"), 0, [_NOTHING] * n_queries
@@ -132,14 +130,7 @@ def search_hybrid_by_id(
                 exclude=() if include_self else (datapoint_id,),
             )
         )
-    return SearchResult(
-        tuple(part.neighbors[0] for part in parts),
-        parts[0].plan,
-        parts[0].effort,
-        max(part.n_matching for part in parts),
-        sum(part.n_scanned for part in parts),
-        version.version_id,
-    )
+    return SearchResult.joined(parts)
 
 
 def _checked_sides(space: Space, fusion: Fusion, queries: NDArray[np.float32] | None, sparse: SparseRows | None) -> int:

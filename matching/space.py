@@ -83,9 +83,12 @@ class Shard:
     ) -> NDArray[np.int64]:
         """Return the vector positions that the FAISS index finds, best first, -1 where there are fewer."""
         assert isinstance(self.index, FaissIndex)
-        words = None if matching is None else np.ascontiguousarray(self.words(matching))
-        is_all = words is None or cpp_ext.count(words, self.n_rows) == self.n_rows
-        selected = None if is_all or matching is None else self.selected(matching)
+        selected = None
+        if (
+            matching is not None
+            and cpp_ext.count(np.ascontiguousarray(self.words(matching)), self.n_rows) < self.n_rows
+        ):
+            selected = self.selected(matching)
         return self.index.search(queries, min(n, max(len(self.vectors), 1)), effort=effort, selected=selected)
 
 

@@ -97,10 +97,24 @@ class Store:
     def version_before(self, alias: str) -> str:
         """Return the version that an alias named before the one it names now: where a rollback leads.
 
+        Raises:
+            NotFound: there is no such alias, or it has named one version only.
+            CorruptArtifact: a line of the history is damaged.
+        """
+        now, *before = self.way_back(alias)
+        if not before:
+            raise NotFound(
+                f"[store] alias {alias!r} named nothing before {now}; expected a version to go back to; promote one"
+            )
+        return before[0]
+
+    def way_back(self, alias: str) -> tuple[str, ...]:
+        """Return the version that an alias names now, and where one rollback after the other would lead.
+
         A move back takes the move that it undoes out of the reckoning, so that the next one leads further back.
 
         Raises:
-            NotFound: there is no such alias, or it has named one version only.
+            NotFound: there is no such alias.
             CorruptArtifact: a line of the history is damaged.
         """
         path: list[str] = []
@@ -109,11 +123,7 @@ class Store:
                 path.pop()
             elif path[-1:] != [move.new]:
                 path.append(move.new)
-        if len(path) < 2:
-            raise NotFound(
-                f"[store] alias {alias!r} named nothing before {path[-1]}; expected a version to go back to; promote one"
-            )
-        return path[-2]
+        return tuple(reversed(path))
 
     def endpoints(self) -> tuple[str, ...]:
         """Return the names of the endpoints that were configured."""

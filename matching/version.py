@@ -45,6 +45,18 @@ class SearchResult:
     n_scanned: int
     version_id: str
 
+    @classmethod
+    def joined(cls, parts: Sequence[SearchResult]) -> SearchResult:
+        """Return the answers of calls of one query each, over the same version, as those of one call."""
+        return cls(
+            tuple(part.neighbors[0] for part in parts),
+            parts[0].plan,
+            parts[0].effort,
+            max(part.n_matching for part in parts),
+            sum(part.n_scanned for part in parts),
+            parts[0].version_id,
+        )
+
 
 class IndexVersion:
     """A sealed version, memory-mapped. Immutable and thread-safe."""
@@ -150,7 +162,7 @@ class IndexVersion:
                 f"[search] {len(sparse)} sparse queries beside {len(queries)} dense ones in space {space!r}, which has "
                 f"{'a' if target.has_sparse else 'no'} sparse side; send one a query, or none"
             )
-        matching = self._matching(target, filter, self._known_rows(exclude))
+        matching = self._matching(target, filter, exclude)
         n_matching = target.n_datapoints if matching is None else cpp_ext.count(matching, len(self.columns))
         plan = target.plan(k, n_matching, exact=exact, effort=effort, recall_target=recall_target)
         rows, distances, n_scanned = target.search(
@@ -201,15 +213,7 @@ class IndexVersion:
             )
             for at, datapoint_id in enumerate(datapoint_ids)
         ]
-        first = parts[0]
-        return SearchResult(
-            tuple(part.neighbors[0] for part in parts),
-            first.plan,
-            first.effort,
-            max(part.n_matching for part in parts),
-            sum(part.n_scanned for part in parts),
-            self.version_id,
-        )
+        return SearchResult.joined(parts)
 
     def datapoints(self, datapoint_ids: Sequence[str]) -> tuple[Datapoint, ...]:
         """Return datapoints by id.
@@ -262,17 +266,24 @@ class IndexVersion:
             )
         return row
 
-    def _known_rows(self, datapoint_ids: Sequence[str]) -> list[int]:
-        rows = (self.columns.find(i) for i in datapoint_ids)
-        return [row for row in rows if row >= 0]
+    def matching(self, wanted: Filter, exclude: Sequence[str] = ()) -> Bitmap:
+        """Return the bitmap of the rows that pass a filter, without those of some datapoints, known or not.
 
-    def _matching(self, space: Space, wanted: Filter, excluded: Sequence[int]) -> Bitmap | None:
-        if not wanted and not excluded:
-            return space.present
+        Raises:
+            InvalidQuery: the filter contradicts the version.
+        """
         matching = self.columns.matching(wanted)
+        rows = [row for row in map(self.columns.find, exclude) if row >= 0]
+        cpp_ext.clear_rows(matching, np.asarray(rows, np.int64))
+        return matching
+
+    def _matching(self, space: Space, wanted: Filter, exclude: Sequence[str]) -> Bitmap | None:
+        """Return what may be found in a space, None for all of it."""
+        if not wanted and not exclude:
+            return space.present
+        matching = self.matching(wanted, exclude)
         if space.present is not None:
             cpp_ext.intersect(matching, space.present)
-        cpp_ext.clear_rows(matching, np.asarray(excluded, np.int64))
         return matching
 
     def _query_vector(self, space: Space, row: int) -> NDArray[np.float32]:

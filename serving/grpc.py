@@ -203,7 +203,8 @@ class GrpcApi:
 
         async def behave(content: bytes, context: Context) -> Message:
             began = time.monotonic()
-            record = _record(context)
+            given = _told(context)
+            record = _record(given)
             context.set_trailing_metadata((("x-request-id", record.request_id),))
             left, limit = context.time_remaining(), self._request_deadline_s
             deadline = began + (limit if left is None else min(left, limit))
@@ -213,7 +214,7 @@ class GrpcApi:
                     raise Unavailable("[serve] the service is shutting down; ask another replica")
                 if deadline <= began:
                     raise DeadlineExceeded("[request] the time ran out before the call's turn came; allow more time")
-                record.route = _route(context, record.request_id)
+                record.route = _route(given, record.request_id)
                 response = await work(_parsed(kind, content, max_bytes), record, deadline)
                 code = "OK"
                 return response
@@ -293,7 +294,7 @@ class _Doorkeeper(grpc.aio.ServerInterceptor):
         began = time.monotonic()
 
         async def refuse(_: AsyncIterator[bytes], context: Context) -> None:
-            record, code = _record(context), code_of(error)
+            record, code = _record(_told(context)), code_of(error)
             trailing = [("x-request-id", record.request_id)]
             if isinstance(error, RateLimited):
                 trailing.append(("retry-after-ms", str(math.ceil(error.retry_after_s * 1e3))))
@@ -313,16 +314,19 @@ def _credentials(metadata: Any) -> Credentials:
     return Credentials(told.get("authorization"), told.get("x-api-key"))
 
 
-def _record(context: Context) -> RequestRecord:
-    given = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+def _told(context: Context) -> dict[str, str]:
+    """Return the metadata of a call that are text."""
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+
+
+def _record(given: Mapping[str, str]) -> RequestRecord:
     record = RequestRecord(request_id_from(given.get("x-request-id")), "grpc")
     principal = _asking.get()
     record.who = None if principal is None else principal.name
     return record
 
 
-def _route(context: Context, request_id: str) -> Route:
-    given = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+def _route(given: Mapping[str, str], request_id: str) -> Route:
     unit_id, override, endpoint = (given.get(name) for name in _ROUTE)
     return route_from(unit_id, override, endpoint, request_id)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from matching.datapoint import SparseRows
+from matching.datapoint import Filter, SparseRows
 from matching.errors import InvalidQuery
-from matching.fusion import SPARSE_ONLY, Fusion
+from matching.fusion import SPARSE_ONLY
 from matching.hybrid import search_hybrid, search_hybrid_by_id
 from matching.version import IndexVersion, SearchResult
 from serving.query import NeighborQuery, Options
@@ -23,82 +24,37 @@ def search_alike(version: IndexVersion, queries: Sequence[NeighborQuery], space:
         InvalidQuery: what a query brings is not what the space or its options ask for.
     """
     first = queries[0]
-    options, by_id = first.options, first.vector is None and first.sparse is None
-    fusion = options.fusion
-    if first.vector is None and first.sparse is not None and fusion is None:
-        fusion = SPARSE_ONLY
-    if by_id:
-        return _search_by_id(version, queries, options, space)
+    options, fusion, knobs = first.options, first.options.fusion, _knobs(first.options, space)
+    if first.vector is None and first.sparse is None:
+        ids, with_self = [query.datapoint_id for query in queries], options.include_self
+        if fusion is None:
+            return version.search_by_id(ids, options.k, include_self=with_self, **knobs)
+        return search_hybrid_by_id(version, ids, options.k, fusion=fusion, include_self=with_self, **knobs)
     vectors = None if first.vector is None else _vectors(version, queries, space)
     sparse = _stacked([query.sparse for query in queries if query.sparse is not None])
-    if fusion is not None:
-        return _search_fused(version, vectors, sparse, options, fusion, space)
-    assert vectors is not None
-    return version.search(
-        vectors,
-        options.k,
-        space=space,
-        filter=options.filter,
-        crowding_cap=options.crowding_cap,
-        exact=options.exact,
-        effort=options.effort,
-        recall_target=options.recall_target,
-        sparse=sparse,
-    )
+    if vectors is not None and fusion is None:
+        return version.search(vectors, options.k, sparse=sparse, **knobs)
+    return search_hybrid(version, options.k, fusion=fusion or SPARSE_ONLY, vectors=vectors, sparse=sparse, **knobs)
 
 
-def _search_by_id(
-    version: IndexVersion, queries: Sequence[NeighborQuery], options: Options, space: str
-) -> SearchResult:
-    ids = [query.datapoint_id for query in queries]
-    if options.fusion is not None:
-        return search_hybrid_by_id(
-            version,
-            ids,
-            options.k,
-            space=space,
-            fusion=options.fusion,
-            include_self=options.include_self,
-            filter=options.filter,
-            crowding_cap=options.crowding_cap,
-            exact=options.exact,
-            effort=options.effort,
-            recall_target=options.recall_target,
-        )
-    return version.search_by_id(
-        ids,
-        options.k,
-        space=space,
-        include_self=options.include_self,
-        filter=options.filter,
-        crowding_cap=options.crowding_cap,
-        exact=options.exact,
-        effort=options.effort,
-        recall_target=options.recall_target,
-    )
+class _Knobs(TypedDict):
+    space: str
+    filter: Filter
+    crowding_cap: int
+    exact: bool
+    effort: int | None
+    recall_target: float | None
 
 
-def _search_fused(
-    version: IndexVersion,
-    vectors: NDArray[np.float32] | None,
-    sparse: SparseRows | None,
-    options: Options,
-    fusion: Fusion,
-    space: str,
-) -> SearchResult:
-    return search_hybrid(
-        version,
-        options.k,
-        space=space,
-        fusion=fusion,
-        vectors=vectors,
-        sparse=sparse,
-        filter=options.filter,
-        crowding_cap=options.crowding_cap,
-        exact=options.exact,
-        effort=options.effort,
-        recall_target=options.recall_target,
-    )
+def _knobs(options: Options, space: str) -> _Knobs:
+    return {
+        "space": space,
+        "filter": options.filter,
+        "crowding_cap": options.crowding_cap,
+        "exact": options.exact,
+        "effort": options.effort,
+        "recall_target": options.recall_target,
+    }
 
 
 def _vectors(version: IndexVersion, queries: Sequence[NeighborQuery], space: str) -> NDArray[np.float32]:

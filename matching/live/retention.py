@@ -14,7 +14,7 @@ LEAST_KEPT = 2  # what serves, and what a rollback leads to
 def kept_versions(store: Store, alias: str, n_kept: int = LEAST_KEPT) -> tuple[str, ...]:
     """Return the versions that an alias must be able to name: what it names now first, then where rollbacks lead.
 
-    A move back takes the move that it undoes out of the reckoning. Versions that are no longer in the store do not count.
+    Versions that are no longer in the store do not count.
 
     Args:
         n_kept: how many; fewer are returned where the alias named fewer.
@@ -29,14 +29,8 @@ def kept_versions(store: Store, alias: str, n_kept: int = LEAST_KEPT) -> tuple[s
             f"[truncate] {n_kept} versions were to be kept; expected {LEAST_KEPT} or more: what serves, and what a rollback "
             "leads to"
         )
-    path: list[str] = []
-    for move in store.history(alias):
-        if path[-2:-1] == [move.new]:
-            path.pop()
-        elif path[-1:] != [move.new]:
-            path.append(move.new)
     there = set(store.versions())
-    return tuple([version for version in reversed(path) if version in there][:n_kept])
+    return tuple([version for version in store.way_back(alias) if version in there][:n_kept])
 
 
 def covered_sequence(store: Store, aliases: Iterable[str], n_kept: int = LEAST_KEPT) -> int:
