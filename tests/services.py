@@ -13,10 +13,13 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    import grpc
 
 pytest_plugins = ["tests.versions"]
 
@@ -140,6 +143,15 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Start:
     logs = tmp_path_factory.mktemp("service-logs")
     numbers = iter(range(1_000_000))
     return lambda shop, **settings: running_service(shop, logs / f"{next(numbers)}.log", **settings)
+
+
+@pytest.fixture(scope="module")
+def channel(service: Service) -> Iterator[grpc.Channel]:
+    """A connection to the service that a module asks."""
+    import grpc
+
+    with grpc.insecure_channel(service.grpc) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ import pytest
 
 from tests.compat.catalog import Catalog, make_catalog, publish
 from tests.compat.google import WAYS, Google, open_google
-from tests.services import Service, Shop, Start, start_service
+from tests.services import Service, Shop, Start, channel, start_service
 
-__all__ = ["start_service"]
+__all__ = ["channel", "start_service"]
 
 
 @pytest.fixture(scope="session")
@@ -34,13 +34,6 @@ def service(shop: Shop, start_service: Start, tmp_path_factory: pytest.TempPathF
     with start_service(shop, write_log=str(tmp_path_factory.mktemp("write-log"))) as running:
         running.wait_until_ready()
         yield running
-
-
-@pytest.fixture(scope="module")
-def channel(service: Service) -> Iterator[grpc.Channel]:
-    """A connection to the service."""
-    with grpc.insecure_channel(service.grpc) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module", params=WAYS, ids=lambda way: f"{way[0]} {way[1]}")

@@ -16,7 +16,7 @@ from google.cloud.aiplatform.matching_engine._protos.match_service_pb2_grpc impo
 from matching.datapoint import Datapoint, SparseRows
 from matching.fusion import head_depth
 from matching.store import Store
-from tests.compat.google import PARENT, WAYS, Google, open_google
+from tests.compat.google import PARENT, WAYS, Google
 from tests.versions import build_version
 
 if TYPE_CHECKING:
@@ -84,17 +84,6 @@ def service(shelf: Shelf, start_service: Start, tmp_path_factory: pytest.TempPat
     with start_service(Shop(folder / "store", "hybrid"), write_log=str(folder / "log")) as running:
         running.wait_until_ready()
         yield running
-
-
-@pytest.fixture(scope="module")
-def channel(service: Service) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(service.grpc) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module", params=WAYS, ids=lambda way: f"{way[0]} {way[1]}")
-def google(request: pytest.FixtureRequest, service: Service, channel: grpc.Channel) -> Google:
-    return open_google(service, *request.param, channel)
 
 
 def random_query(seed: int) -> tuple[NDArray[np.float32], dict[int, float]]:

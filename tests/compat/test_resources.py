@@ -16,7 +16,7 @@ from google.cloud.aiplatform.matching_engine._protos import match_service_pb2 as
 from google.cloud.aiplatform.matching_engine._protos.match_service_pb2_grpc import MatchServiceStub
 
 from tests.compat.catalog import DIM, Catalog, N, publish
-from tests.compat.google import PARENT, WAYS, Google, open_google
+from tests.compat.google import PARENT, Google, open_google
 
 if TYPE_CHECKING:
     from tests.services import Service, Shop, Start
@@ -42,17 +42,6 @@ def service(catalog: Catalog, start_service: Start, tmp_path_factory: pytest.Tem
     with start_service(Shop(folder / "store", "things"), write_log=str(folder / "log")) as running:
         running.wait_until_ready()
         yield running
-
-
-@pytest.fixture(scope="module")
-def channel(service: Service) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(service.grpc) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module", params=WAYS, ids=lambda way: f"{way[0]} {way[1]}")
-def google(request: pytest.FixtureRequest, service: Service, channel: grpc.Channel) -> Google:
-    return open_google(service, *request.param, channel)
 
 
 def first(google: Google, deployed_index_id: str = "", endpoint: str = ENDPOINT) -> str:

@@ -1,5 +1,5 @@
 """Fixtures of the tests that need a running service."""
 
-from tests.services import graph_shop, start_service, text_service, text_shop, vector_service, vector_shop
+from tests.services import channel, graph_shop, start_service, text_service, text_shop, vector_service, vector_shop
 
-__all__ = ["graph_shop", "start_service", "text_service", "text_shop", "vector_service", "vector_shop"]
+__all__ = ["channel", "graph_shop", "start_service", "text_service", "text_shop", "vector_service", "vector_shop"]

@@ -76,12 +76,6 @@ def service(shop: Shop, start_service: Start, tmp_path_factory: pytest.TempPathF
         yield running
 
 
-@pytest.fixture(scope="module")
-def channel(service: Service) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(service.grpc) as opened:
-        yield opened
-
-
 def asked(service: Service, query: dict[str, Any], token: str = "0", status: int = 200) -> dict[str, Any]:
     got, _, answer = service.ask("POST", "/v1/findNeighbors", {"queries": [query], "minVersion": token})
     assert got == status, answer

@@ -40,12 +40,6 @@ def service(vector_shop: Shop, start_service: Start, tmp_path_factory: pytest.Te
         yield running
 
 
-@pytest.fixture(scope="module")
-def channel(service: Service) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(service.grpc) as opened:
-        yield opened
-
-
 def posted(service: Service, path: str, body: Any, status: int = 200) -> dict[str, Any]:
     got, _, answer = service.ask("POST", path, body)
     assert got == status, answer
