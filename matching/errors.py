@@ -14,6 +14,7 @@ LikewiseError
 ├── Unauthenticated     (PermissionError) nobody knows who asks: no credential, or one that is not valid
 ├── Forbidden           (PermissionError) it is known who asks, and they may not
 ├── RateLimited         (RuntimeError)  one caller asks too often
+│   └── TooManyInFlight                 one caller asks too much at once
 ├── Overloaded          (RuntimeError)  more requests wait than can be answered in time
 ├── MissingExtra        (ImportError)   an optional package is not installed
 ├── Unavailable         (RuntimeError)  not ready, or shutting down
@@ -90,6 +91,10 @@ class RateLimited(LikewiseError, RuntimeError):
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class TooManyInFlight(RateLimited):
+    """One caller has as many requests under way as it may."""
 
 
 class Overloaded(LikewiseError, RuntimeError):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from matching.errors import InvalidInput, Overloaded
+from matching.errors import InvalidInput, Overloaded, TooManyInFlight
 from serving.settings import ServingSettings
 
 Lane = Literal["open", "search", "content", "read", "write", "other"]
@@ -36,6 +36,7 @@ _LEAST_PACE_S: Final = 1e-6  # what is no more than that could not grow again
 _MOST_AT_ONCE: Final = 2.0  # times the pace that one request may seem to have taken, but for
 _BURST_S: Final = 0.1  # between two bursts in which an event loop that is busy lets them leave
 _WAITED_FRAC: Final = 0.5  # of the time left; an answer that takes all of it to begin comes too late
+_SOON_S: Final = 0.05  # when to ask again, at the earliest
 _UNITS_S: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
@@ -75,14 +76,25 @@ def timeout_of(grpc_timeout: str | None, server_timeout: str | None) -> float:
 class Ticket:
     """The place of one request; given back once, however the request ends."""
 
-    __slots__ = ("_admission", "_is_waiting", "_line", "is_served", "n_bytes")
+    __slots__ = ("_admission", "_caller", "_is_waiting", "_line", "is_served", "n_bytes")
 
     def __init__(self, admission: Admission, line: _Line, n_bytes: int) -> None:
         self._admission: Admission | None = admission
         self._line = line
+        self._caller: str | None = None
         self._is_waiting = False
         self.is_served = True  # False for one whose time ran out: that it leaves says nothing of the pace
         self.n_bytes = n_bytes
+
+    def claim(self, caller: str) -> None:
+        """Count the request among those of its caller that are under way.
+
+        Raises:
+            TooManyInFlight: these are as many as one caller may have.
+        """
+        if self._admission is not None and self._admission.limits_callers and self._caller is None:
+            self._admission.claim(caller)
+            self._caller = caller
 
     def wait(self) -> None:
         """Count the request among those that wait: all that it needs has arrived."""
@@ -97,7 +109,7 @@ class Ticket:
         self._admission = None
         if self._is_waiting:
             self._line.leave(admission.now(), is_served=self.is_served)
-        admission.left(self.n_bytes)
+        admission.left(self.n_bytes, self._caller)
 
 
 @dataclass(slots=True)
@@ -124,17 +136,27 @@ class _Line:
 class Admission:
     """Lets requests in while they will be answered in time. Belongs to one event loop."""
 
-    def __init__(self, settings: ServingSettings, *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: ServingSettings,
+        *,
+        max_per_caller: int | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Begin with empty lanes.
 
         Args:
             settings: how many requests, how many bytes, and how long a wait.
+            max_per_caller: how many requests of one caller, any number when None.
             now: seconds on a clock that only goes forward.
         """
         self.now = now
         self._max_wait_s = settings.max_wait_s
         self._max_in_flight = settings.max_in_flight
         self._max_bytes = settings.max_in_flight_bytes
+        self.limits_callers = max_per_caller is not None
+        self._max_per_caller = max_per_caller or 0
+        self._by_caller: dict[str, int] = {}  # those that have something under way
         self._n_in_flight = 0
         self._n_bytes = 0
         self._lines: dict[Lane, _Line] = {lane: _Line() for lane in (*_LANES.values(), "open", "other")}
@@ -158,22 +180,39 @@ class Admission:
                 raise Overloaded(
                     f"[serve] {line.n_waiting} requests of this kind wait, {wait_s:.2f} s of work; expected at most "
                     f"{most_s:.2f} s; ask again later, or another replica",
-                    retry_after_s=max(wait_s - self._max_wait_s / 2, 0.05),
+                    retry_after_s=max(wait_s - self._max_wait_s / 2, _SOON_S),
                 )
             if self._n_in_flight >= self._max_in_flight or self._n_bytes + n_bytes > self._max_bytes:
                 raise Overloaded(
                     f"[serve] {self._n_in_flight} requests with {self._n_bytes:,} bytes are under way; at most "
                     f"{self._max_in_flight} with {self._max_bytes:,}; ask again later, or another replica",
-                    retry_after_s=max(wait_s, 0.05),
+                    retry_after_s=max(wait_s, _SOON_S),
                 )
         self._n_in_flight += 1
         self._n_bytes += n_bytes
         return Ticket(self, line, n_bytes)
 
-    def left(self, n_bytes: int) -> None:
+    def claim(self, caller: str) -> None:
+        """Count a request of a caller; tickets say so.
+
+        Raises:
+            TooManyInFlight: it has as many under way as one caller may have.
+        """
+        n = self._by_caller.get(caller, 0)
+        if n >= self._max_per_caller:
+            raise TooManyInFlight(
+                f"[serve] {n} requests of this caller are under way; at most {self._max_per_caller} (auth.max_in_flight); wait "
+                "for one of them to end",
+                retry_after_s=_SOON_S,
+            )
+        self._by_caller[caller] = n + 1
+
+    def left(self, n_bytes: int, caller: str | None) -> None:
         """Note that a request has gone; tickets say so."""
         self._n_in_flight -= 1
         self._n_bytes -= n_bytes
+        if caller is not None and (n := self._by_caller.pop(caller)) > 1:
+            self._by_caller[caller] = n - 1
 
     @property
     def n_in_flight(self) -> int:

@@ -76,13 +76,14 @@ class Gate:
                 audience=settings.jwt_audience,
                 algorithms=settings.jwt_algorithms,
             )
+        for name in ("requests_per_s", "max_in_flight"):
+            if (limit := getattr(settings, name)) is not None and not self.is_on:
+                raise InvalidInput(
+                    f"[auth] auth.{name} is {limit:g}, and callers are not known; expected keys or tokens to count by; set "
+                    "auth.keys_file or auth.jwks_file"
+                )
         self._rate = None
         if settings.requests_per_s is not None:
-            if not self.is_on:
-                raise InvalidInput(
-                    f"[auth] auth.requests_per_s is {settings.requests_per_s:g}, and callers are not known; expected keys or "
-                    "tokens to count by; set auth.keys_file or auth.jwks_file"
-                )
             self._rate = TokenBuckets(per_s=settings.requests_per_s, burst=settings.burst)
 
     @property
@@ -90,8 +91,8 @@ class Gate:
         """Whether anybody is refused at all."""
         return self._keys is not None or self._tokens is not None
 
-    def admit(self, credentials: Credentials, access: Access) -> Principal | None:
-        """Return who asks; None where it does not matter.
+    def identify(self, credentials: Credentials, access: Access) -> Principal | None:
+        """Return who asks, whatever they may; None where it does not matter.
 
         Args:
             credentials: what the request says of it.
@@ -99,25 +100,28 @@ class Gate:
 
         Raises:
             Unauthenticated: it is not known who asks.
-            Forbidden: they lack the scope.
         """
         if access == "open" or not self.is_on:
             return None
-        principal = self._principal(_text(credentials, access))
+        return self._principal(_text(credentials, access))
+
+    def admit(self, principal: Principal | None, access: Access) -> None:
+        """Let a request of a caller in, and count it.
+
+        Args:
+            principal: who asks, as `identify` said.
+            access: what is needed.
+
+        Raises:
+            Forbidden: they lack the scope.
+            RateLimited: they ask too often.
+        """
+        if principal is None:
+            return
         if access != "known" and access not in principal.scopes:
             held = ", ".join(sorted(principal.scopes)) or "no scope"
             raise Forbidden(f"[auth] the credential has {held}; expected {access}; use one that has it")
-        return principal
-
-    def spend(self, principal: Principal | None) -> None:
-        """Count a request of a caller.
-
-        Raises:
-            RateLimited: it asks too often.
-        """
-        if self._rate is None or principal is None:
-            return
-        if wait_s := self._rate.take(principal.name, time.monotonic()):
+        if self._rate is not None and (wait_s := self._rate.take(principal.name, time.monotonic())):
             raise RateLimited(
                 f"[auth] too many requests; expected a pause of {wait_s:.2f} s before the next; ask again then",
                 retry_after_s=wait_s,

@@ -24,6 +24,7 @@ from matching.errors import (
     Overloaded,
     RateLimited,
     SpaceMismatch,
+    TooManyInFlight,
     Unauthenticated,
     Unavailable,
 )
@@ -64,6 +65,7 @@ ERROR_CODES: Final[dict[type[LikewiseError], ErrorCode]] = {
     Unauthenticated: ErrorCode("UNAUTHENTICATED", 16, 401),
     Forbidden: ErrorCode("PERMISSION_DENIED", 7, 403),
     RateLimited: ErrorCode("RESOURCE_EXHAUSTED", 8, 429),
+    TooManyInFlight: ErrorCode("RESOURCE_EXHAUSTED", 8, 429),
     Overloaded: ErrorCode("RESOURCE_EXHAUSTED", 8, 429),
     MissingExtra: ErrorCode("UNIMPLEMENTED", 12, 501),
     Unavailable: UNAVAILABLE,

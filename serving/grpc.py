@@ -17,14 +17,22 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from matching.errors import DeadlineExceeded, InvalidQuery, LikewiseError, LimitExceeded, RateLimited, Unavailable
+from matching.errors import (
+    DeadlineExceeded,
+    InvalidQuery,
+    LikewiseError,
+    LimitExceeded,
+    RateLimited,
+    TooManyInFlight,
+    Unavailable,
+)
 from serving.admission import Admission
 from serving.auth import Access, Credentials, Gate, Principal
 from serving.endpoint_rpcs import ACCESS as ENDPOINT_ACCESS
 from serving.endpoint_rpcs import SERVICE as ENDPOINT_SERVICE
 from serving.endpoint_rpcs import EndpointRpcs
 from serving.error_codes import code_of, public_message
-from serving.grpc_admission import AdmittingHandler, grpc_options
+from serving.grpc_admission import Admitted, AdmittingHandler, grpc_options
 from serving.metrics import Metrics
 from serving.query import Detail, Route
 from serving.recommender import Recommender
@@ -230,7 +238,7 @@ class GrpcApi:
                 self._metrics.requested("grpc", record.endpoint, code, seconds)
                 log_request(record, code, seconds * 1e3)
                 if is_audited:
-                    log_audit(record, _asking.get(), method, code)
+                    log_audit(record, method, code)
 
         return behave
 
@@ -281,16 +289,18 @@ class _Doorkeeper(grpc.aio.ServerInterceptor):
         """Return what answers a call: its method, or a refusal."""
         method = handler_call_details.method
         access = ACCESS.get(method, "known")  # what there is not is told only to callers that are known
-        principal = None
         try:
-            principal = self._gate.admit(_credentials(handler_call_details.invocation_metadata), access)
-            self._gate.spend(principal)
+            principal = self._gate.identify(_credentials(handler_call_details.invocation_metadata), access)
+            _asking.set(principal)
+            self._gate.admit(principal, access)
+            handler = await continuation(handler_call_details)
+            if principal is not None and isinstance(handler, Admitted):
+                handler.ticket.claim(principal.name)
+            return handler
         except LikewiseError as error:
-            return self._refusal(error, method, access, principal)
-        _asking.set(principal)
-        return await continuation(handler_call_details)
+            return self._refusal(error, method, access)
 
-    def _refusal(self, error: LikewiseError, method: str, access: Access, principal: Principal | None) -> Any:
+    def _refusal(self, error: LikewiseError, method: str, access: Access) -> Any:
         began = time.monotonic()
 
         async def refuse(_: AsyncIterator[bytes], context: Context) -> None:
@@ -299,10 +309,11 @@ class _Doorkeeper(grpc.aio.ServerInterceptor):
             if isinstance(error, RateLimited):
                 trailing.append(("retry-after-ms", str(math.ceil(error.retry_after_s * 1e3))))
             seconds = time.monotonic() - began
-            self._metrics.requested("grpc", record.endpoint, code.status, seconds)
+            reason = "caller_in_flight" if isinstance(error, TooManyInFlight) else None
+            self._metrics.requested("grpc", record.endpoint, code.status, seconds, reason=reason)
             log_request(record, code.status, seconds * 1e3)
             if access == "admin":
-                log_audit(record, principal, method, code.status)
+                log_audit(record, method, code.status)
             await context.abort(_CODES[code.grpc], public_message(error), tuple(trailing))
 
         return grpc.stream_stream_rpc_method_handler(refuse)
@@ -320,10 +331,7 @@ def _told(context: Context) -> dict[str, str]:
 
 
 def _record(given: Mapping[str, str]) -> RequestRecord:
-    record = RequestRecord(request_id_from(given.get("x-request-id")), "grpc")
-    principal = _asking.get()
-    record.who = None if principal is None else principal.name
-    return record
+    return RequestRecord(request_id_from(given.get("x-request-id")), "grpc", principal=_asking.get())
 
 
 def _route(given: Mapping[str, str], request_id: str) -> Route:

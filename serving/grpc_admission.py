@@ -62,23 +62,23 @@ class AdmittingHandler(grpc.GenericRpcHandler):
             self._metrics.refused("grpc", "overload")
             return _refusal(error)
         ticket.wait()
-        return _Admitted(handler, ticket)
+        return Admitted(handler, ticket)
 
 
-class _Admitted:
+class Admitted:
     """A method for one call. grpcio holds it until the call is over, however it ends, and not a moment longer."""
 
-    __slots__ = ("_ticket", "response_serializer", "unary_unary")
+    __slots__ = ("response_serializer", "ticket", "unary_unary")
     request_streaming = response_streaming = False
     request_deserializer = unary_stream = stream_unary = stream_stream = None
 
     def __init__(self, handler: Any, ticket: Ticket) -> None:
-        self._ticket = ticket
+        self.ticket = ticket
         self.unary_unary = handler.unary_unary
         self.response_serializer = handler.response_serializer
 
     def __del__(self) -> None:
-        self._ticket.release()
+        self.ticket.release()
 
 
 def _refusal(error: Overloaded) -> Any:

@@ -15,11 +15,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from matching.errors import InvalidInput, Overloaded
 from serving.admission import Admission, Ticket, lane_of, timeout_of
-from serving.intake import DEADLINE, STATUS, App, Receive, Scope, Send, error_body
+from serving.intake import DEADLINE, STATUS, TICKET, App, Receive, Scope, Send, error_body
 from serving.metrics import Metrics
 from serving.settings import ServingSettings
 
-_TICKET: Final = "likewise.ticket"
 _UNSERVED: Final = (499, 504)
 _BACKLOG: Final = 1024
 _DRAINED_BYTES: Final = (
@@ -75,8 +74,8 @@ class _Ending:
         try:
             await self._app(scope, receive, send)
         finally:
-            scope[_TICKET].is_served = scope.get(STATUS) not in _UNSERVED
-            scope[_TICKET].release()
+            scope[TICKET].is_served = scope.get(STATUS) not in _UNSERVED
+            scope[TICKET].release()
 
 
 class Connection(HttpToolsProtocol):
@@ -115,10 +114,10 @@ class Connection(HttpToolsProtocol):
         """Give back what was held."""
         self._arrived()
         self.resume_writing()
-        if self._ticket is not None and (self.cycle is None or self.cycle.scope.get(_TICKET) is not self._ticket):
+        if self._ticket is not None and (self.cycle is None or self.cycle.scope.get(TICKET) is not self._ticket):
             self._ticket.release()
         for cycle, _ in self.pipeline:
-            cycle.scope[_TICKET].release()  # type: ignore[typeddict-item]
+            cycle.scope[TICKET].release()  # type: ignore[typeddict-item]
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -208,7 +207,7 @@ class Connection(HttpToolsProtocol):
         is_first = self.cycle is None or self.cycle.response_complete
         # Answers come in the order of requests: one that was sent behind another is let in, and waits for it.
         ticket = self._admission.admit(lane if is_first else "open", left_s=left_s, n_bytes=n_bytes)
-        scope[_TICKET] = ticket
+        scope[TICKET] = ticket
         return ticket
 
     def _measure(self, n_bytes: int) -> None:

@@ -9,12 +9,12 @@ import math
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
-from matching.errors import DeadlineExceeded, LikewiseError, Overloaded, RateLimited, Unauthenticated
-from serving.admission import timeout_of
+from matching.errors import DeadlineExceeded, LikewiseError, Overloaded, RateLimited, TooManyInFlight, Unauthenticated
+from serving.admission import Ticket, timeout_of
 from serving.auth import Access, Credentials, Gate, Principal
 from serving.error_codes import code_of, public_message
 from serving.metrics import Metrics
@@ -32,6 +32,7 @@ AccessOf = Callable[[str, str], Access]
 
 _log = logging.getLogger(__name__)
 RECORD, DEADLINE, STATUS = "likewise.record", "likewise.deadline", "likewise.status"
+TICKET: Final = "likewise.ticket"
 _ROUTE = (b"x-likewise-unit", b"x-likewise-override", b"x-likewise-endpoint")
 _STATUS_NAMES = {
     400: "INVALID_ARGUMENT",
@@ -97,7 +98,7 @@ class Intake:
         deadline = scope.setdefault(DEADLINE, began + self._settings.request_deadline_s)
         status = 0
         access = self._access_of(scope["method"], scope["path"])
-        principal: Principal | None = None
+        reason: str | None = None
         is_read = False
 
         async def sending(message: Message) -> None:
@@ -113,9 +114,8 @@ class Intake:
 
         try:
             if access != "open":
-                principal = self._gate.admit(_credentials(headers), access)
-                self._gate.spend(principal)
-                record.who = None if principal is None else principal.name
+                record.principal = self._gate.identify(_credentials(headers), access)
+                self._let_in(record.principal, access, scope)
             record.route = _route(headers, record.request_id)
             _check_time(scope, headers)
             body = await self._body(scope, headers, receive)
@@ -132,6 +132,7 @@ class Intake:
         except Exception as error:  # the top of a request
             if not isinstance(error, LikewiseError):
                 _log.exception("request %s failed", record.request_id)
+            reason = "caller_in_flight" if isinstance(error, TooManyInFlight) else None
             if not status:
                 if isinstance(error, RateLimited) and _n_bytes(headers) <= _DRAINED_BYTES:
                     with contextlib.suppress(_Refused):
@@ -143,10 +144,16 @@ class Intake:
         seconds = time.monotonic() - began
         scope[STATUS] = status or 499  # 499: the caller went away before there was an answer
         code = str(scope[STATUS])
-        self._metrics.requested("http", record.endpoint, code, seconds)
+        self._metrics.requested("http", record.endpoint, code, seconds, reason=reason)
         log_request(record, code, seconds * 1e3)
         if access == "admin":
-            log_audit(record, principal, f"{scope['method']} {scope['path']}", code)
+            log_audit(record, f"{scope['method']} {scope['path']}", code)
+
+    def _let_in(self, principal: Principal | None, access: Access, scope: Scope) -> None:
+        if principal is not None:
+            self._gate.admit(principal, access)
+            ticket: Ticket = scope[TICKET]
+            ticket.claim(principal.name)
 
     async def _body(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         if scope["method"] in ("GET", "HEAD", "OPTIONS") and b"transfer-encoding" not in headers:

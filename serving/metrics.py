@@ -186,12 +186,14 @@ class Metrics:
         self._of_variant = functools.cache(self._answers.labels)
         self._of_plan = functools.cache(lambda plan: (self._queries.labels(plan), self._search_seconds.labels(plan)))
 
-    def requested(self, transport: str, endpoint: str, code: str, seconds: float) -> None:
-        """Count an answered request."""
+    def requested(self, transport: str, endpoint: str, code: str, seconds: float, *, reason: str | None = None) -> None:
+        """Count an answered request; `reason` is why it was refused, where its code does not tell."""
         counter, histogram, refused = self._of_request(transport, endpoint, code)
         counter.inc()
         histogram.observe(seconds)
-        if refused is not None:
+        if reason is not None:
+            self._of_refusal(transport, reason).inc()
+        elif refused is not None:
             refused.inc()
 
     def refused(self, transport: str, reason: str) -> None:

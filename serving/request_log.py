@@ -36,8 +36,13 @@ class RequestRecord:
     plan: str | None = None
     degraded: bool = False
     variant: str | None = None
-    who: str | None = None
+    principal: Principal | None = None
     route: Route = ANY
+
+    @property
+    def who(self) -> str | None:
+        """The caller's name, None where it is not known."""
+        return None if self.principal is None else self.principal.name
 
     def answered(self, answer: Answer, k: int) -> None:
         """Note what an answer says of itself."""
@@ -87,13 +92,13 @@ def log_request(record: RequestRecord, code: str, latency_ms: float) -> None:
         _requests.handle(logging.LogRecord(_requests.name, logging.INFO, "", 0, line, None, None))
 
 
-def log_audit(record: RequestRecord, principal: Principal | None, action: str, code: str) -> None:
+def log_audit(record: RequestRecord, action: str, code: str) -> None:
     """Write who did, or tried, what needs the scope admin; these lines are written even where requests are not."""
     line = {
         "request_id": record.request_id,
         "transport": record.transport,
-        "who": None if principal is None else principal.name,
-        "key_id": None if principal is None else principal.key_id,
+        "who": record.who,
+        "key_id": None if record.principal is None else record.principal.key_id,
         "action": action[:300],
         "object": record.endpoint,
         "version": record.index_version,

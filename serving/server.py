@@ -135,7 +135,7 @@ async def _serve(
             await deployment.open()
             compaction.follow()
             recommender = Recommender([deployment], settings=settings, observer=metrics)
-            admission = Admission(settings)
+            admission = Admission(settings, max_per_caller=auth.max_in_flight)
             observation = Observation(metrics, recommender, admission, settings=settings, store=store.path)
             looking.callback(observation.close)  # after the live indexes that it may wait for
             try:

@@ -30,10 +30,13 @@ class AuthSettings(BaseModel):
     requests_per_s: float | None = Field(
         default=None, gt=0, description="requests a second that one caller may ask; no limit where not set"
     )
+    burst: int = Field(default=100, ge=1, description="requests that one caller may ask at once after a pause")
+    max_in_flight: int | None = Field(
+        default=None, ge=1, description="requests of one caller under way at once; no limit where not set"
+    )
     audit_file: Path | None = Field(
         default=None, description="append-only, hash-chained file of who changed what; none where not set"
     )
-    burst: int = Field(default=100, ge=1, description="requests that one caller may ask at once after a pause")
 
 
 class TlsSettings(BaseModel):

@@ -25,9 +25,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from matching.errors import Forbidden, InvalidInput, RateLimited, Unauthenticated
 from serving import grpc as grpc_front
 from serving import http as http_front
+from serving.admission import Admission
 from serving.api_keys import KeyRing, Scope, change_keys
 from serving.auth import Credentials, Gate
-from serving.intake import Intake
+from serving.intake import TICKET, Intake
 from serving.metrics import Metrics
 from serving.settings import AuthSettings, ServingSettings
 from serving.wire import likewise_pb2 as pb
@@ -343,6 +344,54 @@ def test_a_caller_that_asks_too_often_waits_and_others_do_not(
             assert b"connection: close" in answer
 
 
+def test_a_caller_with_too_much_under_way_waits_and_others_do_not(
+    vector_shop: Shop, start_service: Start, keys: Keys
+) -> None:
+    auth = {"keys_file": str(keys.file), "max_in_flight": 2}
+    reader, other = bearer(keys.texts["reader"]), bearer(keys.texts["everything"])
+
+    def ask(headers: dict[str, str]) -> tuple[int, Any, Any]:
+        return service.ask("POST", "/v1/findNeighbors", FIND, headers)
+
+    def ask_until_it_is(status: int) -> None:
+        for _ in range(200):  # what is under way begins and ends a moment after the client says so
+            if ask(reader)[0] == status:
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"never answered with {status}")
+
+    with start_service(vector_shop, auth=auth) as service, contextlib.ExitStack() as held:
+        service.wait_until_ready()
+        host, port = service.http.removeprefix("http://").split(":")
+        head = f"POST /v1/findNeighbors HTTP/1.1\r\nHost: a\r\nx-api-key: {keys.texts['reader']}\r\nContent-Length: 9\r\n\r\n"
+        waiting = held.enter_context(socket.create_connection((host, int(port)), 5))
+        waiting.sendall(head.encode())  # and no byte of the body
+        channel = held.enter_context(grpc.insecure_channel(service.grpc))
+        metadata = [("x-api-key", keys.texts["reader"])]
+        never = iter(lambda: time.sleep(60) or b"", None)
+        call = channel.stream_stream("/likewise.v1.MatchService/FindNeighbors")(never, metadata=metadata)
+        ask_until_it_is(429)
+        status, told, answer = ask(reader)
+        assert (status, answer["error"]["status"], told["retry-after"]) == (429, "RESOURCE_EXHAUSTED", "1")
+        assert "2 requests of this caller are under way; at most 2 (auth.max_in_flight)" in answer["error"]["message"]
+        with pytest.raises(grpc.RpcError) as refused:
+            SearchServiceStub(channel).GetVersion(pb.GetVersionRequest(), metadata=metadata, timeout=5)
+        assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "at most 2 (auth.max_in_flight)" in refused.value.details()
+        assert ask(other)[0] == 200
+        metrics = service.ask("GET", "/metrics", headers=other)[2].decode()
+        assert 'likewise_refused_requests_total{reason="caller_in_flight",transport="grpc"} 1.0' in metrics
+        assert 'likewise_refused_requests_total{reason="caller_in_flight",transport="http"}' in metrics
+        assert 'likewise_refused_requests_total{reason="rate_limit",transport="http"} 0.0' in metrics
+        call.cancel()
+        ask_until_it_is(200)
+        second = held.enter_context(socket.create_connection((host, int(port)), 5))
+        second.sendall(head.encode())
+        ask_until_it_is(429)
+        waiting.close()
+        ask_until_it_is(200)
+
+
 def test_without_settings_everybody_may_ask(vector_service: Service) -> None:
     assert vector_service.ask("POST", "/v1/findNeighbors", FIND)[0] == 200
     assert vector_service.ask("POST", "/v1/findNeighbors", FIND, bearer("whatever"))[0] == 200
@@ -354,6 +403,7 @@ def test_without_settings_everybody_may_ask(vector_service: Service) -> None:
         ({"keys_file": "/no/such/keys"}, "/no/such/keys cannot be read: No such file"),
         ({"jwks_file": "/no/such/jwks"}, "without an issuer and an audience"),
         ({"requests_per_s": 1.0}, "callers are not known; expected keys or tokens to count by"),
+        ({"max_in_flight": 2}, "auth.max_in_flight is 2, and callers are not known"),
     ],
 )
 def test_settings_that_guard_nothing_are_refused(auth: dict[str, Any], message: str) -> None:
@@ -364,22 +414,22 @@ def test_settings_that_guard_nothing_are_refused(auth: dict[str, Any], message: 
 def test_basic_credentials_only_read(keys: Keys) -> None:
     gate = Gate(AuthSettings(keys_file=keys.file))
     given = Credentials(authorization=basic(keys.texts["everything"])["Authorization"])
-    assert gate.admit(given, "read") is not None
+    assert gate.identify(given, "read") is not None
     for access in ("write", "admin", "known"):
         with pytest.raises(Unauthenticated, match="Basic credentials may only read"):
-            gate.admit(given, access)  # type: ignore[arg-type]
+            gate.identify(given, access)  # type: ignore[arg-type]
 
 
 def test_a_holder_s_two_keys_share_one_allowance(tmp_path: Path) -> None:
     made = Keys(tmp_path / "keys.json", {})
     texts = [made.add("shop", "read"), made.add("shop", "read")]
     gate = Gate(AuthSettings(keys_file=made.file, requests_per_s=0.001, burst=3))
-    holders = [gate.admit(Credentials(api_key=text), "read") for text in texts]
+    holders = [gate.identify(Credentials(api_key=text), "read") for text in texts]
     for holder in (*holders, holders[0]):
-        gate.spend(holder)
+        gate.admit(holder, "read")
     for holder in holders:
         with pytest.raises(RateLimited, match="too many requests"):
-            gate.spend(holder)
+            gate.admit(holder, "read")
 
 
 def test_admin_actions_are_audited_over_http(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
@@ -406,7 +456,8 @@ def test_admin_actions_are_audited_over_http(keys: Keys, caplog: pytest.LogCaptu
 
     def ask(path: str, text: str | None) -> None:
         headers = [] if text is None else [(b"x-api-key", text.encode())]
-        scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+        ticket = Admission(ServingSettings()).admit("other", left_s=1.0)
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers, TICKET: ticket}
         asyncio.run(intake(scope, nothing, ignored))
 
     with caplog.at_level(logging.INFO, "serving.audit"):
@@ -417,10 +468,10 @@ def test_admin_actions_are_audited_over_http(keys: Keys, caplog: pytest.LogCaptu
     told: Any = [record.msg for record in caplog.records if record.name == "serving.audit"]
     assert [(line["who"], line["action"], line["code"]) for line in told] == [
         ("key:admin", "POST /v1/admin/promote", "204"),
-        (None, "POST /v1/admin/promote", "403"),
+        ("key:reader", "POST /v1/admin/promote", "403"),
         (None, "POST /v1/admin/promote", "401"),
     ]
-    assert told[0]["key_id"] == keys.texts["admin"][3:15]
+    assert [line["key_id"] for line in told] == [keys.texts["admin"][3:15], keys.texts["reader"][3:15], None]
 
 
 def test_admin_actions_are_audited_over_grpc(
@@ -452,7 +503,7 @@ def test_admin_actions_are_audited_over_grpc(
     told: Any = [record.msg for record in caplog.records if record.name == "serving.audit"]
     assert [(line["who"], line["action"], line["code"]) for line in told] == [
         ("key:admin", method, "OK"),
-        (None, method, "PERMISSION_DENIED"),
+        ("key:reader", method, "PERMISSION_DENIED"),
         ("key:everything", method, "OK"),
     ]
 
@@ -481,11 +532,12 @@ def _api_with_a_new_route() -> Any:
 def test_the_gate_tells_expired_keys_from_unknown_ones(keys: Keys) -> None:
     gate = Gate(AuthSettings(keys_file=keys.file))
     with pytest.raises(Unauthenticated, match=r"key [0-9a-f]{12} expired at .*; expected one that lives"):
-        gate.admit(Credentials(api_key=keys.texts["expired"]), "read")
+        gate.identify(Credentials(api_key=keys.texts["expired"]), "read")
     with pytest.raises(Unauthenticated, match="no key is like the one given"):
-        gate.admit(Credentials(api_key="lw_x"), "read")
+        gate.identify(Credentials(api_key="lw_x"), "read")
+    admin = gate.identify(Credentials(api_key=keys.texts["admin"]), "read")
     with pytest.raises(Forbidden, match="the credential has admin; expected read"):
-        gate.admit(Credentials(api_key=keys.texts["admin"]), "read")
+        gate.admit(admin, "read")
 
 
 def test_vertex_s_surface_has_an_entry_for_each_route_and_method_and_no_other() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matching.errors import InvalidInput, Overloaded
+from matching.errors import InvalidInput, Overloaded, TooManyInFlight
 from serving.admission import Admission, Ticket, lane_of, timeout_of
 from serving.settings import ServingSettings
 
@@ -200,3 +201,28 @@ def test_whoever_comes_and_goes_places_are_neither_lost_nor_invented(steps: list
         n_waiting, wait_s = admission.waits()["search"]
         assert n_waiting == len(waiting) == admission.n_in_flight
         assert wait_s >= 0
+
+
+def test_a_caller_has_as_many_places_as_it_may_whoever_else_asks() -> None:
+    rng = np.random.default_rng(4)
+    admission = Admission(ServingSettings(), max_per_caller=3)
+    held: dict[str, list[Ticket]] = {"a": [], "b": [], "c": []}
+    for _ in range(2000):
+        caller = "abc"[rng.integers(3)]
+        if held[caller] and rng.random() < 0.5:
+            ticket = held[caller].pop()
+            ticket.release()
+            ticket.release()
+            continue
+        ticket = admission.admit("open", left_s=1.0)
+        if len(held[caller]) < 3:
+            ticket.claim(caller)
+            held[caller].append(ticket)
+        else:
+            with pytest.raises(TooManyInFlight, match=r"3 requests of this caller .* at most 3 \(auth.max_in_flight\)"):
+                ticket.claim(caller)
+            ticket.release()
+        assert admission.n_in_flight == sum(map(len, held.values()))
+    for ticket in (ticket for tickets in held.values() for ticket in tickets):
+        ticket.release()
+    assert not admission._by_caller, "who has nothing under way takes no memory"
