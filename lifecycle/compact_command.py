@@ -65,12 +65,13 @@ def compact_version(
     manifest = built.manifest
     n_writes = manifest.log_sequence - int(str(manifest.source["first_sequence"])) + 1
     if promote:
-        if (now := held.resolve(alias)) != base:
+        try:
+            held.set_alias(alias, built.version_id, why=f"{n_writes:,} writes taken in", instead_of=base)
+        except AlreadyExists as error:
             raise GateRefused(
-                f"[compact] {alias} names {now} by now, and {built.version_id} was made of {base}; it is published and not "
+                f"[compact] {alias} was moved meanwhile, and {built.version_id} was made of {base}; it is published and not "
                 "promoted: compact again"
-            )
-        held.set_alias(alias, built.version_id, why=f"{n_writes:,} writes taken in")
+            ) from error
     if as_json:
         print_json(
             {

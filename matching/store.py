@@ -226,12 +226,22 @@ class Store:
         IndexVersion.open(directory, verify=True)
         return sum(sealed.n_bytes for sealed in manifest.files.values())
 
-    def set_alias(self, alias: str, name: str, *, why: str, by: str | None = None) -> AliasMove:
+    def set_alias(
+        self, alias: str, name: str, *, why: str, by: str | None = None, instead_of: str | None = None
+    ) -> AliasMove:
         """Point an alias at a version, and append who, when and why to its history.
+
+        Args:
+            alias: it need not be there.
+            name: the version, or another alias that names it now.
+            why: the reason, kept in the history.
+            by: who moves it, the user of this process when None.
+            instead_of: the version that it must name up to now, any when None.
 
         Raises:
             InvalidInput: the alias is not a valid name, or is the id of a version.
             NotFound: no such version.
+            AlreadyExists: somebody else has moved it meanwhile.
         """
         check_name(alias)
         target = self.resolve(name)
@@ -239,7 +249,13 @@ class Store:
             raise InvalidInput(f"[alias] {alias!r} is the id of a version; choose another name")
 
         def make(lines: tuple[dict[str, Any], ...]) -> dict[str, Any]:
-            return asdict(AliasMove(_now(), by or _user(), lines[-1]["new"] if lines else None, target, why))
+            now = lines[-1]["new"] if lines else None
+            if instead_of is not None and now != instead_of:
+                raise AlreadyExists(
+                    f"[store] alias {alias!r} names {now} by now; expected {instead_of}: somebody else moved it meanwhile; look "
+                    "at it and try again"
+                )
+            return asdict(AliasMove(_now(), by or _user(), now, target, why))
 
         return AliasMove(**self._alias_journal(alias).append(make))
 

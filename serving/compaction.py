@@ -45,7 +45,9 @@ class Growing(Protocol):
     def grown(self) -> Sequence[Grown]:
         """Return how far each of its aliases has grown beyond its version."""
 
-    async def promote(self, version: str, *, why: str, by: str, variant: str = "") -> AliasMove:
+    async def promote(
+        self, version: str, *, why: str, by: str, variant: str = "", instead_of: str | None = None
+    ) -> AliasMove:
         """Let a variant answer from another version."""
 
 
@@ -87,9 +89,9 @@ class Compaction:
 
     async def _compact(self, grown: Grown) -> None:
         try:
-            version = await self._next_version(grown)
+            version, base = await self._next_version(grown)
             why = f"writes up to {grown.sequence:,} taken in"
-            await self._deployment.promote(version, why=why, by="compaction", variant=grown.variant)
+            await self._deployment.promote(version, why=why, by="compaction", variant=grown.variant, instead_of=base)
             self._not_before.clear()
             await asyncio.get_running_loop().run_in_executor(None, self._truncate)
         except Exception as error:  # the top of this task: the next compaction may do better
@@ -98,8 +100,8 @@ class Compaction:
             if not isinstance(error, LikewiseError):
                 _log.debug("why", exc_info=True)
 
-    async def _next_version(self, grown: Grown) -> str:
-        """Return the version that the process made.
+    async def _next_version(self, grown: Grown) -> tuple[str, str]:
+        """Return the version that the process made, and the one that it was made of.
 
         Raises:
             RuntimeError: it made none, and said why.
@@ -122,7 +124,8 @@ class Compaction:
             raise
         if process.returncode != 0:
             raise RuntimeError(errors.decode(errors="replace").strip().rpartition("\n")[2] or f"{process.returncode}")
-        return str(json.loads(told)["version"])
+        made = json.loads(told)
+        return made["version"], made["base"]
 
     def _truncate(self) -> None:
         n_kept, log = self._settings.log_keeps_versions, self._deployment.log

@@ -303,7 +303,9 @@ class Deployment:
         for opened in set(self._served.arms.values()):
             warm(opened.newest)
 
-    async def promote(self, version: str, *, why: str, by: str, variant: str = "") -> AliasMove:
+    async def promote(
+        self, version: str, *, why: str, by: str, variant: str = "", instead_of: str | None = None
+    ) -> AliasMove:
         """Let a variant answer from another version: load, verify and warm it, then move the alias, then switch.
 
         Args:
@@ -311,15 +313,17 @@ class Deployment:
             why: the reason, kept in the alias's history.
             by: who asks.
             variant: whose alias is moved, control's where it is left out; all variants that name it switch.
+            instead_of: the version that the alias must name up to then, any when None.
 
         Raises:
             NotFound: no such version or variant.
+            AlreadyExists: somebody else has moved the alias meanwhile.
             InvalidInput: the variant names a version and no alias.
             GateRefused: the version was refused; the alias is where it was, and what was served is served on.
             CorruptArtifact: likewise, for it is damaged.
             Unavailable: the service ends.
         """
-        return await self._shielded(self._promote(lambda _: self._store.resolve(version), why, by, variant))
+        return await self._shielded(self._promote(lambda _: self._store.resolve(version), why, by, variant, instead_of))
 
     async def rollback(self, *, why: str, by: str, variant: str = "") -> AliasMove:
         """Let a variant answer from the version before; each time one further back.
@@ -467,7 +471,9 @@ class Deployment:
             for name, version_id in wanted.versions.items()
         }
 
-    async def _promote(self, target_of: Callable[[str], str], why: str, by: str, variant: str) -> AliasMove:
+    async def _promote(
+        self, target_of: Callable[[str], str], why: str, by: str, variant: str, instead_of: str | None = None
+    ) -> AliasMove:
         async with self._switching:
             served = self._served
             chosen = served.endpoint.variant(variant or served.endpoint.control)
@@ -482,7 +488,11 @@ class Deployment:
                 lambda: self._wanting(served.endpoint, served.n_changes, moved={alias: target})
             )
             moves: list[AliasMove] = []
-            await self._switch(wanted, lambda: moves.append(self._store.set_alias(alias, target, why=why, by=by)))
+
+            def commit() -> None:
+                moves.append(self._store.set_alias(alias, target, why=why, by=by, instead_of=instead_of))
+
+            await self._switch(wanted, commit)
             return moves[0]
 
     async def _set_traffic(

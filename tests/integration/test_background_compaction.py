@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import pytest
 
 from matching.live import LiveIndex, WriteLog
 from matching.store import Store
-from tests.integration.test_deployment import DIM, load, served, shop, wait_until
+from tests.integration.test_deployment import DIM, load, new_version, served, shop, wait_until
 
 if TYPE_CHECKING:
     from tests.services import Service, Shop, Start
@@ -119,3 +120,22 @@ def test_a_service_that_ends_takes_the_compaction_with_it(shop: Shop, start_serv
         live = LiveIndex(store.open("shop"), log)
         assert live.snapshot.n_datapoints == 500
         live.close()
+
+
+def test_one_whose_alias_is_moved_meanwhile_leaves_it(shop: Shop, start_service: Start, tmp_path: Path) -> None:
+    store = Store(shop.store)
+    other = store.resolve("shop")
+    store.set_alias("shop", new_version(store, "g", n=10_000, plan="graph"), why="takes a while to build again")
+    with start_service(shop, write_log=str(tmp_path / "log"), **QUICK) as service:
+        service.wait_until_ready()
+        upserted(service, [f"w-{at}" for at in range(40)], 3)
+        wait_until(lambda: any((store.path / "work").glob("*.lock")), "it has read the alias and begins to build")
+        (compacting,) = [one for one in psutil.Process(service.process.pid).children() if "compact" in one.cmdline()]
+        compacting.suspend()
+        store.set_alias("shop", other, why="by hand, meanwhile")
+        wait_until(lambda: served(service) == other, "the service follows")
+        compacting.resume()
+        wait_until(lambda: "compaction of shop failed" in service.log.read_text(), service.log.read_text()[-2000:])
+        assert f"alias 'shop' names {other} by now" in service.log.read_text()
+        assert served(service) == other
+    assert store.history("shop")[-1].why == "by hand, meanwhile"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -278,3 +281,28 @@ def test_living_builds_keep_their_work_and_dead_ones_are_swept(store: Store) -> 
 def test_missing_store_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="likewise build --store"):
         Store(tmp_path / "none")
+
+
+def test_of_all_who_move_an_alias_from_one_version_one_does(store: Store, make_version: MakeVersion) -> None:
+    points, vectors = shop(3)
+    versions = [make_version(points, vectors + at, alias="shop").version_id for at in range(5)]
+    start, moved = threading.Barrier(4), []
+
+    def move(own: str) -> None:
+        for _ in range(30):
+            start.wait()
+            now = store.resolve("shop")
+            start.wait()  # all four have looked
+            with contextlib.suppress(AlreadyExists):
+                if own != now:
+                    moved.append(store.set_alias("shop", own, why="race", instead_of=now))
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(move, versions[:4]))
+    history = store.history("shop")[5:]
+    assert len(moved) == len(history) == 30, "one in each round"
+    assert [move.old for move in history[1:]] == [move.new for move in history[:-1]]
+    with pytest.raises(
+        AlreadyExists, match=r"alias 'new' names None by now; expected .*: somebody else moved it meanwhile"
+    ):
+        store.set_alias("new", versions[0], why="race", instead_of=versions[1])
