@@ -27,9 +27,9 @@ from matching.errors import GateRefused, InvalidCatalog
 from matching.faiss_index import FaissIndex, HnswParams, faiss_version
 from matching.graph_index import GraphIndex
 from matching.manifest import EncoderEntry, Manifest, Recall, ShardEntry, SpaceEntry, seal
+from matching.opening import open_space
 from matching.space import Shard, Space
 from matching.store import Store
-from matching.version import open_space
 
 _COLUMNS_FILE = "columns"
 _TRAIN_ROWS = 65_536

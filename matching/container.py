@@ -19,6 +19,7 @@ import mmap
 import os
 import struct
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ BLOCK_BYTES = 1 << 20
 PAGE = 4096
 ALIGNMENT = 64
 MAX_HEADER_BYTES = 1 << 24
+_CHECKED_BLOCKS = 4  # at once
 _FIXED = struct.Struct("<8sIIQII16sI")
 _DTYPES = frozenset(["uint8", "int8", "uint16", "float16", "int32", "uint32", "float32", "int64", "uint64", "float64"])
 
@@ -135,23 +137,20 @@ def open_container(path: Path, kind: str, *, verify: bool = True) -> dict[str, A
         CorruptArtifact: any byte is not what was sealed, or the file is of another kind.
     """
     try:
-        with path.open("rb") as file:
+        with path.open(
+            "rb", buffering=0
+        ) as file:  # read and not touched: a fault of the disk is then an error, no signal
+            layout, header_bytes, payload_bytes, n_blocks = _checked_header(file, path, kind)
+            file.seek(header_bytes + payload_bytes)
+            table = _read(file, 4 * n_blocks, path)
+            _check(_read(file, 4, path) == _crc_bytes(table), path, "the checksum table is damaged")
+            if verify:
+                _check_blocks(file, header_bytes, payload_bytes, np.frombuffer(table, "<u4"), path)
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise CorruptArtifact(
-            f"[open] {path.name} cannot be mapped: {error}; restore the version or build it again"
+            f"[open] {path.name} cannot be read: {error}; restore the version or build it again"
         ) from error
-    layout, header_bytes, payload_bytes, n_blocks = _checked_header(mapped, path, kind)
-    table_at = header_bytes + payload_bytes
-    table = mapped[table_at : table_at + 4 * n_blocks]
-    _check(mapped[table_at + 4 * n_blocks :] == _crc_bytes(table), path, "the checksum table is damaged")
-    if verify and n_blocks:
-        payload = np.frombuffer(mapped, np.uint8, payload_bytes, header_bytes)
-        found = cpp_ext.crc32c(payload.data, BLOCK_BYTES)
-        wrong = np.flatnonzero(found != np.frombuffer(table, "<u4"))
-        _check(
-            wrong.size == 0, path, f"block {wrong[0] if wrong.size else 0} of {n_blocks} does not match its checksum"
-        )
     arrays: dict[str, Array] = {}
     for name, (dtype, shape, start) in layout.items():
         count = int(np.prod(shape, dtype=np.int64))
@@ -160,16 +159,18 @@ def open_container(path: Path, kind: str, *, verify: bool = True) -> dict[str, A
 
 
 def _checked_header(
-    mapped: mmap.mmap, path: Path, kind: str
+    file: FileIO, path: Path, kind: str
 ) -> tuple[dict[str, tuple[str, tuple[int, ...], int]], int, int, int]:
-    size = len(mapped)
+    size = os.fstat(file.fileno()).st_size
     _check(size >= PAGE, path, f"it holds {size} bytes, less than a header")
-    magic, fmt, header_bytes, payload_bytes, block_bytes, n_blocks, found_kind, described = _FIXED.unpack_from(mapped)
+    page = _read(file, PAGE, path)
+    magic, fmt, header_bytes, payload_bytes, block_bytes, n_blocks, found_kind, described = _FIXED.unpack_from(page)
     _check(magic == MAGIC, path, "it does not start with the container's magic")
     _check(fmt == FORMAT, path, f"container format {fmt} is not {FORMAT}, the one this program reads")
     _check(PAGE <= header_bytes <= min(size, MAX_HEADER_BYTES) and header_bytes % PAGE == 0, path, "bad header length")
-    head = mapped[: header_bytes - 4]
-    _check(mapped[header_bytes - 4 : header_bytes] == _crc_bytes(head), path, "the header does not match its checksum")
+    whole = page + _read(file, header_bytes - PAGE, path)
+    head = whole[:-4]
+    _check(whole[-4:] == _crc_bytes(head), path, "the header does not match its checksum")
     _check(found_kind.rstrip(b"\0") == kind.encode(), path, f"it holds {found_kind!r}, not {kind!r}")
     _check(block_bytes == BLOCK_BYTES and n_blocks == -(-payload_bytes // BLOCK_BYTES), path, "bad block layout")
     expected = header_bytes + payload_bytes + 4 * n_blocks + 4
@@ -185,6 +186,35 @@ def _checked_header(
         )
         layout[name] = (dtype, tuple(shape), start)
     return layout, header_bytes, payload_bytes, n_blocks
+
+
+def _check_blocks(file: FileIO, start: int, n_bytes: int, table: NDArray[np.uint32], path: Path) -> None:
+    """Hold each block of the payload against its checksum."""
+    file.seek(start)
+    buffer = memoryview(bytearray(min(_CHECKED_BLOCKS * BLOCK_BYTES, n_bytes)))
+    for first in range(0, len(table), _CHECKED_BLOCKS):
+        part = buffer[: min(len(buffer), n_bytes - first * BLOCK_BYTES)]
+        _fill(file, part, path)
+        wrong = np.flatnonzero(cpp_ext.crc32c(part, BLOCK_BYTES) != table[first : first + _CHECKED_BLOCKS])
+        _check(
+            wrong.size == 0,
+            path,
+            f"block {first + int(wrong[0]) if wrong.size else 0} of {len(table)} does not match its checksum",
+        )
+
+
+def _read(file: FileIO, n_bytes: int, path: Path) -> bytes:
+    content = bytearray(n_bytes)
+    _fill(file, memoryview(content), path)
+    return bytes(content)
+
+
+def _fill(file: FileIO, target: memoryview, path: Path) -> None:
+    at = 0
+    while at < len(target):
+        n = file.readinto(target[at:])
+        _check(bool(n), path, f"it ends {len(target) - at} bytes early")
+        at += n or 0
 
 
 def _crc_bytes(data: bytes) -> bytes:

@@ -66,6 +66,7 @@ def search_hybrid(
     queries = None if vectors is None else check_queries(vectors, target)
     n_queries = _checked_sides(target, fusion, queries, sparse)
     matching = version.matching(filter, exclude)
+    target.clear_lost(matching)
     depth = k if fusion.alpha in (0.0, 1.0) else min(head_depth(k), MAX_K)
     ask = _Ask(version, target, depth, matching, version.columns.tags if crowding_cap else None, crowding_cap)
     plan, n_scanned, dense = Plan("exact"), 0, [_NOTHING] * n_queries
@@ -86,6 +87,7 @@ def search_hybrid(
         cpp_ext.count(matching, len(version.columns)),
         n_scanned,
         version.version_id,
+        target.coverage,
     )
 
 
@@ -107,6 +109,7 @@ def search_hybrid_by_id(
 
     Raises:
         NotFound: no such space or datapoint.
+        Unavailable: the vectors of a datapoint cannot be read now.
         InvalidQuery: the space has no sparse side, a datapoint has no vector and the dense side has a share, or a knob is out of
             range.
     """

@@ -45,6 +45,11 @@ class ShardEntry:
     faiss: str | None = None
     graph: str | None = None
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that it needs."""
+        return tuple(name for name in (self.vectors, self.faiss, self.graph) if name is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class Recall:

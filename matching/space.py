@@ -18,6 +18,7 @@ import cpp_ext
 from cpp_ext.native_space import NativeSpace, native_space
 from matching.datapoint import Metric, SparseRows
 from matching.encoder_spec import EncoderSpec
+from matching.errors import Unavailable
 from matching.faiss_index import FaissIndex
 from matching.graph_index import GraphIndex
 from matching.manifest import SpaceEntry
@@ -48,7 +49,8 @@ class Plan:
 class Shard:
     """Datapoint rows first_row .. first_row + n_rows; offsets int64[n_rows + 1] where a datapoint owns several vectors.
 
-    A shard without an index is scanned. The index of one that `grows` may hold more vectors than the shard knows of.
+    A shard without an index is scanned. The index of one that `grows` may hold more vectors than the shard knows of. One that
+    is `lost` cannot be read, which is why; it stands for its rows without a vector.
     """
 
     first_row: int
@@ -57,6 +59,7 @@ class Shard:
     offsets: NDArray[np.int64] | None
     index: GraphIndex | FaissIndex | None
     grows: bool = False
+    lost: str = ""
 
     def owners(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Turn vector positions into shard rows; -1 stays -1."""
@@ -161,16 +164,25 @@ class Space:
         sparse: SparseSide | None = None,
         encoder: EncoderSpec | None = None,
         present: Bitmap | None = None,
+        n_lost: int | None = None,
     ) -> None:
-        """Take the shards of `n_rows` rows; `present`: those that may be found, when they are not all that own a vector."""
+        """Take the shards of `n_rows` rows.
+
+        Args:
+            present: the rows that may be found, when they are not all that own a vector.
+            n_lost: datapoints that would be found if their shards could be read; None for those of the entry that are not there.
+        """
         self.entry = entry
         self.shards = tuple(shards)
         self.n_rows = n_rows
         self.encoder = encoder
         self.sparse = sparse
-        self._present = present
+        self.lost = tuple(shard for shard in self.shards if shard.lost)
+        self._present = present if present is not None or not self.lost else self._owning()
         self._plans: dict[tuple[int, bool, int | None, float | None], Plan] = {}  # where nothing is filtered
-        self.n_datapoints = entry.n_datapoints if present is None else cpp_ext.count(present, n_rows)
+        self.n_datapoints = entry.n_datapoints if self._present is None else cpp_ext.count(self._present, n_rows)
+        self.n_lost = (entry.n_datapoints - self.n_datapoints if n_lost is None else n_lost) if self.lost else 0
+        self.coverage = 1.0 if not self.n_lost else self.n_datapoints / (self.n_datapoints + self.n_lost)
 
     @property
     def name(self) -> str:
@@ -224,15 +236,36 @@ class Space:
             return self._present
         if not self.entry.is_grouped or self.entry.n_datapoints == self.n_rows:
             return None
+        return self._owning()
+
+    def _owning(self) -> Bitmap:
         bitmap = cpp_ext.new_bitmap(self.n_rows)
         for shard in self.shards:
-            assert shard.offsets is not None
-            cpp_ext.set_rows(bitmap, shard.first_row + np.flatnonzero(np.diff(shard.offsets)))
+            own = np.arange(shard.n_rows) if shard.offsets is None else np.flatnonzero(np.diff(shard.offsets))
+            cpp_ext.set_rows(bitmap, shard.first_row + own)
         return bitmap
 
+    def with_shards(self, shards: Sequence[Shard]) -> Space:
+        """Return the space with other shards of the same rows: those that can be read now."""
+        return Space(self.entry, shards, n_rows=self.n_rows, sparse=self.sparse, encoder=self.encoder)
+
+    def clear_lost(self, bitmap: Bitmap) -> None:
+        """Take the rows that cannot be read out of a bitmap over all rows."""
+        for shard in self.lost:
+            shard.words(bitmap)[:] = 0
+
     def vectors_of(self, row: int) -> NDArray[np.float32]:
-        """Return the vectors that a datapoint owns, float32[m, dim]."""
+        """Return the vectors that a datapoint owns, float32[m, dim].
+
+        Raises:
+            Unavailable: they cannot be read now.
+        """
         shard = next(s for s in self.shards if s.first_row <= row < s.first_row + s.n_rows)
+        if shard.lost:
+            raise Unavailable(
+                f"[read] the vectors of the datapoint in space {self.name!r} cannot be read: {shard.lost}; ask again when the "
+                "file is whole"
+            )
         at = row - shard.first_row
         if shard.offsets is None:
             return shard.vectors[at : at + 1]

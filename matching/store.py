@@ -195,14 +195,17 @@ class Store:
         """Return the checked manifest of a version."""
         return read_manifest(self.directory(name))
 
-    def open(self, name: str, *, verify: bool = True) -> IndexVersion:
+    def open(self, name: str, *, verify: bool = True, partial: bool = False) -> IndexVersion:
         """Open a version for searching; with `verify` every block is checked before anything is believed.
+
+        Args:
+            partial: leave out shards that cannot be read, as `IndexVersion.open` does.
 
         Raises:
             NotFound: no such alias or version.
             CorruptArtifact: a file of it is not what was sealed.
         """
-        return IndexVersion.open(self.directory(name), verify=verify)
+        return IndexVersion.open(self.directory(name), verify=verify, partial=partial)
 
     def verify(self, name: str) -> int:
         """Hold every file of a version against the strong hash in its manifest; return the bytes read.

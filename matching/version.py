@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 import cpp_ext
 from matching.columns import AnyColumns, Columns
-from matching.container import open_container
 from matching.datapoint import Datapoint, Filter, Neighbor, NumericType, SparseRows
-from matching.encoder_spec import EncoderSpec
 from matching.errors import CorruptArtifact, InvalidQuery, NotFound
-from matching.faiss_index import FaissIndex
-from matching.graph_index import GraphIndex
-from matching.manifest import FILE_NAME, Manifest, ShardEntry, SpaceEntry, read_manifest, seal
-from matching.space import Bitmap, Plan, Shard, Space, SparseIndex
+from matching.manifest import FILE_NAME, Manifest, read_manifest
+from matching.opening import OpenedFiles, check_file, open_space
+from matching.space import Bitmap, Plan, Space
 
 MAX_K = 10_000
 MAX_MAGNITUDE = 1e6
@@ -36,6 +33,7 @@ class SearchResult:
         effort: what was used, as `Plan` says; None for exact.
         n_matching: datapoints that pass the filter and have a vector in the space.
         n_scanned: exact distances computed, over all queries.
+        coverage: share of the datapoints that were searched; below 1 where a shard cannot be read.
     """
 
     neighbors: tuple[tuple[Neighbor, ...], ...]
@@ -44,6 +42,7 @@ class SearchResult:
     n_matching: int
     n_scanned: int
     version_id: str
+    coverage: float
 
     @classmethod
     def joined(cls, parts: Sequence[SearchResult]) -> SearchResult:
@@ -55,49 +54,85 @@ class SearchResult:
             max(part.n_matching for part in parts),
             sum(part.n_scanned for part in parts),
             parts[0].version_id,
+            parts[0].coverage,
         )
 
 
 class IndexVersion:
     """A sealed version, memory-mapped. Immutable and thread-safe."""
 
-    def __init__(self, version_id: str, manifest: Manifest, columns: AnyColumns, spaces: Mapping[str, Space]) -> None:
+    def __init__(
+        self,
+        version_id: str,
+        manifest: Manifest,
+        columns: AnyColumns,
+        spaces: Mapping[str, Space],
+        files: OpenedFiles | None = None,
+    ) -> None:
         self.version_id = version_id
         self.manifest = manifest
         self.columns = columns
         self.spaces = spaces
+        self._files = files
 
     @classmethod
-    def open(cls, directory: Path, *, verify: bool = True) -> IndexVersion:
+    def open(cls, directory: Path, *, verify: bool = True, partial: bool = False) -> IndexVersion:
         """Open the version that lies in `directory`.
 
         Args:
             verify: check every block of every file before anything is read from it.
+            partial: leave out shards that cannot be read, as long as each space has one that can; `lost` says which.
 
         Raises:
             CorruptArtifact: a file is missing, truncated or changed, or does not fit the manifest.
         """
         manifest = read_manifest(directory)
-        for name, sealed in manifest.files.items():
-            file = directory / name
-            size = file.stat().st_size if file.is_file() else -1
-            if size != sealed.n_bytes:
-                raise CorruptArtifact(
-                    f"[open] version {directory.name}: {name} {'is missing' if size < 0 else f'has {size:,} bytes'}, "
-                    f"{sealed.n_bytes:,} were sealed; restore the version or build again"
-                )
-            if verify and name not in _containers(manifest) and seal(file) != sealed:
-                raise CorruptArtifact(
-                    f"[open] version {directory.name}: {name} is not what was sealed; restore the version or build again"
-                )
+        files = OpenedFiles.of(directory, manifest)
+        for name in manifest.files.keys() - files.of_shards:
+            check_file(directory, name, manifest.files, verify=verify and name not in files.containers)
         columns = Columns.open(directory / manifest.columns, verify=verify)
         if len(columns) != manifest.n_datapoints:
             raise CorruptArtifact(
                 f"[open] version {directory.name}: {len(columns):,} datapoints in the columns, {manifest.n_datapoints:,} in "
                 f"{FILE_NAME}; build again"
             )
-        spaces = {entry.name: open_space(directory, entry, len(columns), verify=verify) for entry in manifest.spaces}
-        return cls(directory.name, manifest, columns, spaces)
+        spaces = {
+            entry.name: open_space(
+                directory, entry, len(columns), verify=verify, partial=partial, sealed=manifest.files
+            )
+            for entry in manifest.spaces
+        }
+        return cls(directory.name, manifest, columns, spaces, files)
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """Why some of its files cannot be believed; nothing where all is well."""
+        damaged = () if self._files is None else self._files.damaged.values()
+        return (*damaged, *(shard.lost for space in self.spaces.values() for shard in space.lost))
+
+    @property
+    def failure(self) -> str | None:
+        """Why nothing can be answered: a file that every search needs is lost, or all shards of a space are."""
+        if self._files is not None and self._files.damaged:
+            return next(iter(self._files.damaged.values()))
+        return next((s.lost[0].lost for s in self.spaces.values() if len(s.lost) == len(s.entry.shards)), None)
+
+    def look_again(self, *, again: bool = False) -> IndexVersion:
+        """Return the version as its files are now: without shards that were written over, with those that are whole again.
+
+        A file that was removed, or has another in its place, does no harm: what is mapped stays.
+
+        Args:
+            again: read lost files too that nobody has touched: a disk may have been mended.
+
+        Returns:
+            This version itself where nothing has changed; the same columns in any case.
+        """
+        assert self._files is not None, "a sealed version"
+        files, spaces = self._files.look_again(self.spaces, again=again)
+        if files is self._files:
+            return self
+        return IndexVersion(self.version_id, self.manifest, self.columns, spaces, files)
 
     @property
     def created_at(self) -> str:
@@ -175,7 +210,7 @@ class IndexVersion:
             tags=self.columns.tags if crowding_cap else None,
             tag_cap=crowding_cap,
         )
-        return self._result(rows, distances, plan, n_matching, n_scanned)
+        return self._result(rows, distances, plan, n_matching, n_scanned, target.coverage)
 
     def search_by_id(
         self,
@@ -194,6 +229,7 @@ class IndexVersion:
 
         Raises:
             NotFound: no such space or datapoint.
+            Unavailable: the vectors of a datapoint cannot be read now.
             InvalidQuery: a datapoint has no vector in the space, or a knob is out of range.
         """
         target = self.space(space)
@@ -228,6 +264,7 @@ class IndexVersion:
 
         Raises:
             NotFound: an id or the space is unknown.
+            Unavailable: those of one cannot be read now.
         """
         target = self.space(space)
         return tuple(target.vectors_of(self._row(i)) for i in datapoint_ids)
@@ -296,78 +333,21 @@ class IndexVersion:
         return cast(NDArray[np.float32], vectors.mean(axis=0, dtype=np.float32))
 
     def _result(
-        self, rows: NDArray[np.int64], distances: NDArray[np.float32], plan: Plan, n_matching: int, n_scanned: int
+        self,
+        rows: NDArray[np.int64],
+        distances: NDArray[np.float32],
+        plan: Plan,
+        n_matching: int,
+        n_scanned: int,
+        coverage: float,
     ) -> SearchResult:
         neighbors = tuple(self._neighbors(of_query, at) for of_query, at in zip(rows.tolist(), distances.tolist()))
-        return SearchResult(neighbors, plan.kind, plan.effort, n_matching, n_scanned, self.version_id)
+        return SearchResult(neighbors, plan.kind, plan.effort, n_matching, n_scanned, self.version_id, coverage)
 
     def _neighbors(self, rows: list[int], distances: list[float]) -> tuple[Neighbor, ...]:
         if rows[-1] < 0:
             rows = [row for row in rows if row >= 0]
         return tuple(map(Neighbor, self.columns.datapoint_ids(rows), distances, self.columns.crowding_tags(rows)))
-
-
-def _containers(manifest: Manifest) -> set[str]:
-    """Return the files that are checked block by block when they are mapped."""
-    names = {manifest.columns}
-    for space in manifest.spaces:
-        arrays = None if space.encoder is None else space.encoder.arrays
-        names.update(name for name in (space.sparse, arrays) if name is not None)
-        for shard in space.shards:
-            names.update(name for name in (shard.vectors, shard.faiss, shard.graph) if name is not None)
-    return names
-
-
-def open_space(directory: Path, entry: SpaceEntry, n_rows: int, *, verify: bool) -> Space:
-    """Open one space of the version in `directory`.
-
-    Raises:
-        CorruptArtifact: a file of it is not what was sealed.
-    """
-    shards = [_open_shard(directory, entry, shard, verify=verify) for shard in entry.shards]
-    sparse = None
-    if entry.sparse is not None:
-        arrays = open_container(directory / entry.sparse, "sparse", verify=verify)
-        sparse = SparseIndex(
-            arrays["dimensions"].view(np.int64),
-            arrays["offsets"].view(np.int64),
-            arrays["rows"].view(np.int32),
-            arrays["weights"].view(np.float32),
-        )
-    encoder = None
-    if entry.encoder is not None:
-        held = entry.encoder.arrays
-        fitted = {} if held is None else open_container(directory / held, "encoder", verify=verify)
-        encoder = EncoderSpec(entry.encoder.kind, entry.encoder.params, fitted)
-    return Space(entry, shards, n_rows=n_rows, sparse=sparse, encoder=encoder)
-
-
-def _open_shard(directory: Path, entry: SpaceEntry, shard: ShardEntry, *, verify: bool) -> Shard:
-    arrays = open_container(directory / shard.vectors, "vectors", verify=verify)
-    vectors = arrays["vectors"].view(np.float32)
-    offsets = arrays["offsets"].view(np.int64) if entry.is_grouped else None
-    fits = vectors.shape == (shard.n_vectors, entry.dim) and (
-        len(vectors) == shard.n_rows
-        if offsets is None
-        else len(offsets) == shard.n_rows + 1
-        and offsets[0] == 0
-        and offsets[-1] == len(vectors)
-        and bool((np.diff(offsets) >= 0).all())
-    )
-    if not fits:
-        raise CorruptArtifact(f"[open] version {directory.name}: {shard.vectors} does not fit {FILE_NAME}; build again")
-    index: GraphIndex | FaissIndex | None = None
-    if shard.graph is not None:
-        index = GraphIndex.open(directory / shard.graph, verify=verify)
-        if (index.dim, index.n_rows, len(index)) != (entry.dim, shard.n_vectors, shard.n_vectors):
-            raise CorruptArtifact(
-                f"[open] version {directory.name}: {shard.graph} does not fit {FILE_NAME}; build again"
-            )
-    elif shard.faiss is not None:
-        blob = open_container(directory / shard.faiss, "faiss", verify=verify)["bytes"].view(np.uint8)
-        kind: Literal["hnsw", "ivfpq"] = "hnsw" if entry.plan.name == "hnsw" else "ivfpq"
-        index = FaissIndex.load(blob, dim=entry.dim, n_vectors=shard.n_vectors, kind=kind)
-    return Shard(shard.first_row, shard.n_rows, vectors, offsets, index)
 
 
 def check_queries(vectors: NDArray[np.float32], space: Space) -> NDArray[np.float32]:

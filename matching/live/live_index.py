@@ -78,6 +78,7 @@ class LiveIndex:
             name: _Delta(space, len(base.columns), self._records.first_row) for name, space in base.spaces.items()
         }
         self._published = threading.Condition()
+        self._applies = threading.Lock()
         self._sequence = sequence
         self._failure: str | None = None
         self._is_closed = False
@@ -172,6 +173,15 @@ class LiveIndex:
             raise Unavailable(f"[read] write {sequence} is not applied: {why}; ask another replica")
         raise DeadlineExceeded(f"[read] write {sequence} is not applied yet, {snapshot.sequence} is; ask again")
 
+    def rebase(self, base: IndexVersion) -> None:
+        """Go on over the same version with other shards of it readable; searches see that when this returns."""
+        assert base.columns is self._base.columns, "the same version"
+        with self._applies:
+            self._base = base
+            for name, delta in self._deltas.items():
+                delta.space = base.spaces[name]
+            self._publish()
+
     def close(self) -> None:
         """Stop following the log. Snapshots can be searched on."""
         with self._published:
@@ -264,8 +274,9 @@ class LiveIndex:
     def _follow_on(self) -> None:
         try:
             if self._log.wait(self._sequence + 1, timeout_s=_PATIENCE_S):
-                self._apply_some()
-                self._publish()
+                with self._applies:
+                    self._apply_some()
+                    self._publish()
         except Unavailable:
             if self._log.is_over:
                 raise
@@ -358,7 +369,7 @@ class _Delta:
     """What was added to one space. One thread adds; views are for any."""
 
     def __init__(self, space: Space, n_base_rows: int, first_row: int) -> None:
-        self._space = space
+        self.space = space
         self._n_base_rows = n_base_rows
         self._first_row = first_row
         self._vectors: Growing[np.float32] = Growing(np.float32, (space.dim,))
@@ -371,7 +382,7 @@ class _Delta:
     def add(self, row: int, vectors: NDArray[np.float32] | None, sparse: SparseRows | None) -> None:
         """Give a row, counted from those added, its vectors."""
         if vectors is not None:
-            self._vectors.extend(kept_vectors(vectors, self._space.metric))
+            self._vectors.extend(kept_vectors(vectors, self.space.metric))
         self._ends.append(len(self._vectors))
         if sparse is not None and self._sparse is not None:
             self._sparse.add(row, sparse)
@@ -383,7 +394,7 @@ class _Delta:
 
     def view(self, columns: LiveColumns) -> Space:
         """Return the space with what was added, for good."""
-        space = self._space
+        space = self.space
         n_rows = len(columns)
         n_added = n_rows - self._first_row
         if n_added == 0 and columns.n_live == self._n_base_rows == n_rows:
@@ -402,11 +413,19 @@ class _Delta:
             sparse=sparse,
             encoder=space.encoder,
             present=self._present(columns, has_vector),
+            n_lost=self._n_lost(columns),
         )
+
+    def _n_lost(self, columns: LiveColumns) -> int:
+        """Return how many datapoints of the base would be found if their shards could be read."""
+        lost = self.space.lost
+        n_rows = sum(shard.n_rows for shard in lost)
+        n_live = sum(cpp_ext.count(np.ascontiguousarray(s.words(columns.live)), s.n_rows) for s in lost)
+        return math.ceil(self.space.n_lost * n_live / max(n_rows, 1))
 
     def _present(self, columns: LiveColumns, has_vector: NDArray[np.bool_]) -> NDArray[np.uint64]:
         present: NDArray[np.uint64] = columns.live.copy()
-        of_base = self._space.present
+        of_base = self.space.present
         if of_base is not None:
             present[: len(of_base)] &= of_base
         if not has_vector.all():

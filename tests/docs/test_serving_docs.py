@@ -26,7 +26,7 @@ def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
     metrics.refused("http", "overload")
     metrics.recalled("graph", 9, 10)
     metrics.stores({"store": Path()})
-    metrics.found(cast(IndexVersion, None), [NeighborQuery()], "s", SearchResult(((),), "graph", None, 0, 0, "v"))
+    metrics.found(cast(IndexVersion, None), [NeighborQuery()], "s", SearchResult(((),), "graph", None, 0, 0, "v", 1.0))
     metrics.loaded(Admission(ServingSettings()))
     text = metrics.exposition(is_ready=True, n_waiting=0).decode()
     exposed = set(re.findall(r"(?m)^# TYPE (likewise_\w+) ", text)) - set(

@@ -60,7 +60,7 @@ def test_the_interval_holds_the_truth_however_alike_neighbors_of_a_query_are(spr
 
 def answer(plan: str, *ids: str) -> SearchResult:
     neighbors = tuple(Neighbor(name, float(at), None) for at, name in enumerate(ids))
-    return SearchResult((neighbors,), plan, None, 100, 0, "v")
+    return SearchResult((neighbors,), plan, None, 100, 0, "v", 1.0)
 
 
 class Exactly:
