@@ -16,6 +16,7 @@ LikewiseError
 ├── RateLimited         (RuntimeError)  one caller asks too often
 │   └── TooManyInFlight                 one caller asks too much at once
 ├── Overloaded          (RuntimeError)  more requests wait than can be answered in time
+├── StorageFull         (OSError)       there is no space to keep what was to be kept
 ├── MissingExtra        (ImportError)   an optional package is not installed
 ├── Unavailable         (RuntimeError)  not ready, or shutting down
 └── DeadlineExceeded    (TimeoutError)  the caller's time ran out
@@ -107,6 +108,10 @@ class Overloaded(LikewiseError, RuntimeError):
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class StorageFull(LikewiseError, OSError):
+    """There is no space to keep what was to be kept."""
 
 
 class MissingExtra(LikewiseError, ImportError):

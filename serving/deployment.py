@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from matching.errors import GateRefused, InvalidInput, LikewiseError, Unavailable
 from matching.live import LiveIndex, Log
-from matching.live.disk import publish
+from matching.live.disk import is_full, publish
 from matching.store import AliasMove, Store
 from matching.version import IndexVersion
 from serving.encoder_process import EncoderObserver, EncoderProcess
@@ -181,7 +181,7 @@ class Deployment:
             raise
         self._exchange(wanted, arms)
         if self._log is not None:
-            publish(self._form_file(), json.dumps(form_of(self.control.version)).encode())
+            self._note_form()
 
     async def close(self) -> None:
         """End encoders, stop following the log and close it. Snapshots can be searched on."""
@@ -608,7 +608,7 @@ class Deployment:
 
     def _open_log(self, wanted: _Wanted) -> None:
         first = self._store.manifest(wanted.versions[wanted.endpoint.control]).log_sequence + 1
-        log = open_log(self._settings, self.name, first_sequence=first)
+        log = open_log(self._settings, self.name, first_sequence=first, up_to_damage=True)
         if log is not None:
             self._log = self._held.enter_context(log)
 
@@ -626,6 +626,18 @@ class Deployment:
         served = () if self._state is None else self._state.arms.values()
         for other in (*served, *others):
             check_form(form_of(other.sealed), sealed)
+
+    def _note_form(self) -> None:
+        """Keep which form writes have. On a full disk it is as it was: nothing is written in another form there either."""
+        told = json.dumps(form_of(self.control.version)).encode()
+        if self._form_file().is_file() and self._form_file().read_bytes() == told:
+            return
+        try:
+            publish(self._form_file(), told)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            _log.error("endpoint %s: the form of its writes cannot be kept: %s", self.name, error.strerror)
 
     def _form_file(self) -> Path:
         return (self._settings.log_folder or self._store.path) / f"{self.name}.form.json"

@@ -356,7 +356,7 @@ def _add(
             "content": dict.fromkeys(("image/jpeg", "image/png", "image/webp"), binary),
         }
     refusals: dict[int | str, dict[str, Any]] = {
-        code: {"model": schema.ErrorResponse} for code in (400, 401, 403, 404, 408, 413, 429, 503, 504)
+        code: {"model": schema.ErrorResponse} for code in (400, 401, 403, 404, 408, 413, 429, 503, 504, 507)
     }
     api.add_api_route(
         path,

@@ -28,6 +28,7 @@ _REASONS = {  # of answers that are refusals; HTTP status or gRPC code
     "429": "rate_limit",
     "503": "unavailable",
     "504": "deadline",
+    "507": "storage_full",
     "UNAUTHENTICATED": "unauthenticated",
     "PERMISSION_DENIED": "forbidden",
     "RESOURCE_EXHAUSTED": "limit",

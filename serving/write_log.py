@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import ssl
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from matching.errors import InvalidInput, MissingExtra
+from matching.errors import CorruptArtifact, InvalidInput, MissingExtra
 from matching.live import Log, WriteLog
 from serving.settings import ServingSettings
 
+_log = logging.getLogger(__name__)
+
 
 def open_log(
-    settings: ServingSettings, endpoint: str, *, first_sequence: int = 1, read_only: bool = False
+    settings: ServingSettings,
+    endpoint: str,
+    *,
+    first_sequence: int = 1,
+    read_only: bool = False,
+    up_to_damage: bool = False,
 ) -> AbstractContextManager[Log] | None:
     """Open the write log of an endpoint, None where the settings name none.
 
     Args:
         first_sequence: of a new log; one that is there keeps its own.
         read_only: do not keep others from writing to a folder; a stream has any number of writers.
+        up_to_damage: read what lies before the damage of a folder's log, see `WriteLog.open`, in place of refusing it.
 
     Raises:
         MissingExtra: the settings name a broker, and the package to talk with it is not installed.
@@ -30,7 +39,14 @@ def open_log(
     if settings.write_log is None:
         return None
     if isinstance(settings.write_log, Path):
-        return WriteLog.open(settings.write_log / endpoint, first_sequence=first_sequence, read_only=read_only)
+        folder = settings.write_log / endpoint
+        try:
+            return WriteLog.open(folder, first_sequence=first_sequence, read_only=read_only)
+        except CorruptArtifact as damage:
+            if not up_to_damage:
+                raise
+            _log.error("no writes are taken, and those behind the damage are not there: %s", damage)
+            return WriteLog.open(folder, read_only=True, up_to_damage=True)
     try:
         from matching.live.stream_log import Broker, StreamLog
     except ImportError as error:

@@ -81,8 +81,7 @@ def _check_log(folder: Path) -> Iterator[Finding]:
             "log",
             "error",
             str(error),
-            "stop the service, keep a copy of the folder, and restore the log from a replica or a snapshot; "
-            "`matching.live.salvage` yields the records that are whole",
+            f"stop the service and restore the log from a snapshot, or keep what is whole with `likewise log repair {folder}`",
         )
         return
     if torn:

@@ -2,7 +2,7 @@
 
 from matching.live.live_index import LiveIndex, LiveVersion, check_reach, kept_vectors
 from matching.live.log import Appended, Log, Reach, Record
-from matching.live.recovery import salvage
+from matching.live.repair import Repair, plan_repair, repair
 from matching.live.retention import covered_sequence, kept_versions, truncate_log
 from matching.live.write import Change, Delete, Types, Upsert, Write, pack_write, unpack_write
 from matching.live.write_log import WriteLog
@@ -16,6 +16,7 @@ __all__ = [
     "Log",
     "Reach",
     "Record",
+    "Repair",
     "Types",
     "Upsert",
     "Write",
@@ -25,7 +26,8 @@ __all__ = [
     "kept_vectors",
     "kept_versions",
     "pack_write",
-    "salvage",
+    "plan_repair",
+    "repair",
     "truncate_log",
     "unpack_write",
 ]

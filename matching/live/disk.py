@@ -6,12 +6,19 @@ All of them raise OSError, and none tries again: after a failed sync the kernel 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
 from matching.files import sync as _sync_path
 
 NEW = ".new"  # behind the name of a file that is not published yet
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def is_full(error: OSError) -> bool:
+    """Return whether there was no space; what was on disk before is there still."""
+    return error.errno in _FULL
 
 
 def create(path: Path) -> int:

@@ -64,13 +64,14 @@ def read_head(folder: Path) -> Head | None:
         data = (folder / NAME).read_bytes()
     except FileNotFoundError:
         return None
-    fixed, crc = data[: _FIXED.size], data[-4:]
-    if fixed[:8] == MAGIC and fixed[8:12] != struct.pack("<I", FORMAT):
+    fixed = data[: _FIXED.size]
+    is_sealed = data[-4:] == struct.pack("<I", crc32c(data[:-4]))
+    if is_sealed and fixed[:8] == MAGIC and fixed[8:12] != struct.pack("<I", FORMAT):
         raise CorruptArtifact(
             f"[open] {NAME}: format {int.from_bytes(fixed[8:12], 'little')} is not {FORMAT}, the one this program reads; "
             "open it with the program that wrote it"
         )
-    if len(data) < _FIXED.size + 4 or fixed[:8] != MAGIC or crc != struct.pack("<I", crc32c(data[:-4])):
+    if len(data) < _FIXED.size + 4 or fixed[:8] != MAGIC or not is_sealed:
         raise CorruptArtifact(f"[open] {NAME}: its {len(data)} bytes do not match their checksum; {CURE}")
     _, _, n_answered, log_id, first_sequence, synced_sequence = _FIXED.unpack(fixed)
     answered, at = {}, _FIXED.size

@@ -96,7 +96,7 @@ class LiveIndex:
     @property
     def failure(self) -> str | None:
         """Why writes are refused, None while all is well; reads go on."""
-        return self._failure or self._log.failure
+        return self._log.failure or self._failure
 
     @property
     def n_written(self) -> int:
@@ -334,7 +334,7 @@ def check_reach(version_id: str, sequence: int, log: Log) -> None:
             f"[open] version {version_id} has the writes up to {sequence} in it, and the log begins at {log.first_sequence}: "
             "what lies between was truncated, since newer versions have it; serve one of those, or this one without a log"
         )
-    if sequence > log.last_sequence:
+    if sequence > log.last_sequence and not (log.is_over and log.failure):  # a damaged log ends where nobody knows
         raise InvalidInput(
             f"[open] version {version_id} has the writes up to {sequence} in it, and the log ends at {log.last_sequence}; open "
             f"the log that it was made from, or begin a new one with first_sequence {sequence + 1}"

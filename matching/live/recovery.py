@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +9,8 @@ from pathlib import Path
 from matching.errors import CorruptArtifact, NotFound
 from matching.live import disk
 from matching.live.head import Head, read_head
-from matching.live.log import Record
 from matching.live.segment import (
+    CURE,
     HEADER_BYTES,
     BadFrame,
     Body,
@@ -38,6 +36,7 @@ class Recovered:
         unproved_bytes: offset in the last file behind which nothing later proves that it is on disk.
         proved_sequence: of the last record before that offset.
         n_torn_bytes: bytes of a torn end behind the last good frame, without zeros after it.
+        damage: why there is nothing behind the last good frame that can be believed, None where all is well.
     """
 
     segments: list[Segment]
@@ -46,6 +45,7 @@ class Recovered:
     unproved_bytes: int = 0
     proved_sequence: int = 0
     n_torn_bytes: int = 0
+    damage: str | None = None
 
     def forget_requests(self, n_kept: int) -> None:
         """Keep only the newest request ids."""
@@ -88,6 +88,31 @@ def recover(folder: Path, head: Head, n_request_ids: int) -> Recovered:
         OSError: a file cannot be read.
     """
     found = Recovered([], dict(head.answered))
+    _recover(found, folder, head, n_request_ids)
+    return found
+
+
+def recover_up_to_damage(folder: Path, n_request_ids: int) -> Recovered:
+    """As `recover`, of what lies before the first damaged or missing record; `damage` tells of that.
+
+    Raises:
+        NotFound: the folder holds no log.
+        CorruptArtifact: the head and all segments' headers are damaged, so that nothing can be proved.
+        OSError: a file cannot be read.
+    """
+    head, damage = surviving_head(folder)
+    found = Recovered([], dict(head.answered))
+    try:
+        _recover(found, folder, head, n_request_ids)
+        found.damage = damage
+    except CorruptArtifact as error:
+        found.damage = str(error)
+    if not found.segments:
+        found.segments = [Segment(segment_path(folder, head.first_sequence), head.log_id, head.first_sequence)]
+    return found
+
+
+def _recover(found: Recovered, folder: Path, head: Head, n_request_ids: int) -> None:
     found.forget_requests(n_request_ids)
     expected = head.first_sequence
     paths = {first: path for first, path in segment_paths(folder).items() if first >= head.first_sequence}
@@ -104,7 +129,6 @@ def recover(folder: Path, head: Head, n_request_ids: int) -> Recovered:
         missing = f"records {expected} to {head.synced_sequence} are missing, which were acknowledged"
         raise last.corrupt("open", last.end, missing)
     found.proved_sequence = max(found.proved_sequence, head.synced_sequence)
-    return found
 
 
 def recover_beside_a_writer(folder: Path, head: Head, n_request_ids: int) -> Recovered:
@@ -178,39 +202,40 @@ def _proved(reader: SegmentReader, offset: int, end: int) -> tuple[Frame, Body]:
     return frame, reader.body(frame)
 
 
-def salvage(folder: str | os.PathLike[str]) -> Iterator[Record]:
-    """Yield every record that is whole, in order, from a log that cannot be opened; changes nothing.
-
-    Steps over what is damaged or missing, so sequences may have gaps; may yield records of a torn end.
+def surviving_head(folder: Path) -> tuple[Head, str | None]:
+    """Return the head of a log, and what is wrong with it; where it is damaged, what the files say that it was.
 
     Raises:
-        NotFound: the folder holds no segments.
-        CorruptArtifact: the head and all segments' headers are damaged, so that nothing can be proved.
+        NotFound: the folder holds no log.
+        CorruptArtifact: it and the headers of all files are damaged, or of another format.
         OSError: a file cannot be read.
     """
-    folder = Path(folder)
     paths = segment_paths(folder)
-    if not paths:
-        raise NotFound(f"[salvage] no write log in {folder.name}; expected the folder that holds its `{_SUFFIX}` files")
-    log_id = _salvaged_log_id(folder, list(paths.values()))
-    last_sequence = 0
-    for first_sequence, path in paths.items():
-        with SegmentReader(Segment(path, log_id, first_sequence)) as reader:
-            for frame in reader.later_frames(HEADER_BYTES, reader.size()):
-                with contextlib.suppress(BadFrame):
-                    payloads = reader.body(frame).payloads
-                    if frame.first_sequence > last_sequence:
-                        last_sequence = frame.last_sequence
-                        yield from map(Record, range(frame.first_sequence, last_sequence + 1), payloads)
-
-
-def _salvaged_log_id(folder: Path, paths: list[Path]) -> bytes:
-    with contextlib.suppress(CorruptArtifact):
+    damage = f"[open] the head of the log in {folder.name} is missing; {CURE}"
+    try:
         if head := read_head(folder):
-            return head.log_id
-    for path in paths:
+            return head, None
+    except CorruptArtifact as error:
+        damage = str(error)
+    if not paths:
+        raise NotFound(f"[open] no write log in {folder.name}; expected the folder that holds its `{_SUFFIX}` files")
+    first_sequence = next(iter(paths))
+    for path in paths.values():
         if log_id := log_id_of(path):
-            return log_id
+            return Head(log_id, first_sequence, first_sequence - 1, {}), damage
     raise CorruptArtifact(
-        f"[salvage] neither the head nor any of the headers of {len(paths)} files is whole; restore one of them from a copy"
+        f"[open] neither the head nor any of the headers of {len(paths)} files is whole; restore one of them from a copy"
     )
+
+
+def whole_frames(reader: SegmentReader) -> Iterator[tuple[Frame, Body]]:
+    """Yield every whole frame of a file, in the order of their places, stepping over what is damaged."""
+    at, end = HEADER_BYTES, reader.size()
+    while at < end:
+        try:
+            frame, body = _proved(reader, at, end)
+        except BadFrame:
+            at = next((later.offset for later in reader.later_frames(at + 1, end)), end)
+        else:
+            yield frame, body
+            at = frame.end

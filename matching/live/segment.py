@@ -34,7 +34,7 @@ MAGIC = b"LWWRITES"
 FORMAT = 1
 HEADER_BYTES = 64
 MAX_BODY_BYTES = 1 << 26
-CURE = "restore the file from a copy, or take the records that are whole into a new log (`salvage`)"
+CURE = "restore the file from a copy, or keep the records that are whole with `likewise log repair`"
 _HEADER = struct.Struct("<8sII16sQ")
 _FRAME = struct.Struct("<4sIIIQQ")
 _CRC = struct.Struct("<I")
@@ -61,13 +61,17 @@ def new_log_id() -> bytes:
 
 
 def log_id_of(path: Path) -> bytes | None:
-    """Return the log that a file says it belongs to, None where its header is damaged."""
+    """Return the log that a file says it belongs to, None where its header is damaged or of another format."""
     with path.open("rb") as file:
         packed = file.read(HEADER_BYTES)
-    if len(packed) < HEADER_BYTES or packed[-_CRC.size :] != _CRC.pack(crc32c(packed[: -_CRC.size])):
+    if len(packed) < HEADER_BYTES or not _is_sealed(packed):
         return None
-    log_id: bytes = _HEADER.unpack_from(packed)[3]
-    return log_id
+    magic, fmt, _, log_id, _ = _HEADER.unpack_from(packed)
+    return bytes(log_id) if (magic, fmt) == (MAGIC, FORMAT) else None
+
+
+def _is_sealed(header: bytes) -> bool:
+    return header[-_CRC.size :] == _CRC.pack(crc32c(header[: -_CRC.size]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +229,7 @@ class SegmentReader:
         if len(packed) < HEADER_BYTES:
             raise self._segment.corrupt("open", 0, f"{len(packed)} bytes are less than a header of {HEADER_BYTES}")
         magic, fmt, _, _, _ = _HEADER.unpack_from(packed)
-        if magic == MAGIC and fmt != FORMAT:
+        if magic == MAGIC and fmt != FORMAT and _is_sealed(packed):
             raise CorruptArtifact(
                 f"[open] {self._segment.path.name}: segment format {fmt} is not {FORMAT}, the one this program reads; "
                 "open it with the program that wrote it"

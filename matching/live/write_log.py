@@ -6,8 +6,10 @@ What holds:
 *   An append that raised, or never returned, is there whole or not at all. It is never told which; repeat it with its request
     id, and it is in the log once.
 *   Sequences start at 1, have no gaps and never go back for an acknowledged record.
-*   After the first error of a write or a sync nothing is acknowledged any more by this object. It does not ask the disk again:
-    a second sync may succeed over pages that the first one lost. Reads go on, up to the last acknowledged record.
+*   While the disk is full, appends are refused and reads go on; what of them was written is cut off again before they are told.
+    Appends go on once there is space.
+*   After any other error of a write, and the first of a sync, nothing is acknowledged any more by this object. It does not ask
+    the disk again: a second sync may succeed over pages that the first one lost. Reads go on, up to the last acknowledged record.
     Closing and opening anew writes the unproved end of the log once more before it believes it.
 *   Opening cuts a torn end, which no one was told of, and says so; damage anywhere else is refused.
 
@@ -28,7 +30,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from matching.errors import AlreadyExists, CorruptArtifact, InvalidInput, LimitExceeded, NotFound, Unavailable
+from matching.errors import (
+    AlreadyExists,
+    CorruptArtifact,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    StorageFull,
+    Unavailable,
+)
 from matching.live import disk
 from matching.live.head import Head, read_head
 from matching.live.log import (
@@ -45,6 +55,7 @@ from matching.live.recovery import (
     Recovered,
     recover,
     recover_beside_a_writer,
+    recover_up_to_damage,
     segment_path,
     segment_paths,
     tidy,
@@ -79,6 +90,7 @@ class _Waiting:
     first_sequence: int = 0
     offset: int = 0
     is_done: bool = False
+    is_refused: bool = False  # the disk is full
     is_abandoned: bool = False
     gate: threading.Lock = field(default_factory=threading.Lock)
 
@@ -96,7 +108,14 @@ class WriteLog:
     """
 
     def __init__(
-        self, folder: Path, *, read_only: bool, segment_bytes: int, n_request_ids: int, first_sequence: int
+        self,
+        folder: Path,
+        *,
+        read_only: bool,
+        up_to_damage: bool,
+        segment_bytes: int,
+        n_request_ids: int,
+        first_sequence: int,
     ) -> None:
         self._folder = folder
         self._is_read_only = read_only
@@ -109,6 +128,7 @@ class WriteLog:
         self._queue: list[_Waiting] = []
         self._leader: _Waiting | None = None
         self._failure: str | None = None
+        self._shortage: str | None = None
         self._is_closed = False
         self._requests: dict[str, _Waiting | Appended] = {}  # oldest first
         self._segments: list[Segment] = []
@@ -116,9 +136,13 @@ class WriteLog:
         self._proved_sequence = 0
         self._handle = -1  # of the last segment
         self._reserved_end = 0
-        self._lock_handle = -1 if read_only else _locked(folder)
+        self._is_head_due = False
+        self._lock_handle = -1 if read_only else locked(folder)
         try:
-            self._recover(first_sequence)
+            if up_to_damage:
+                self._take(recover_up_to_damage(folder, n_request_ids))
+            else:
+                self._recover(first_sequence)
         except BaseException:
             self._close_handles()
             raise
@@ -129,6 +153,7 @@ class WriteLog:
         folder: str | os.PathLike[str],
         *,
         read_only: bool = False,
+        up_to_damage: bool = False,
         segment_bytes: int = 1 << 26,
         n_request_ids: int = 1 << 16,
         first_sequence: int = 1,
@@ -141,12 +166,13 @@ class WriteLog:
             folder: of the log alone; made where it is missing.
             read_only: take no lock and change nothing; what was whole at this moment can be read, whether or not the process
                 that writes has acknowledged it yet. Open again to see more.
+            up_to_damage: read-only, of a damaged log what lies before the damage, which is its `failure` then.
             segment_bytes: a new file is begun where this one would grow larger; a larger append has a file for itself.
             n_request_ids: how many request ids, the newest, are remembered; truncating does not forget them.
             first_sequence: of a new log; one that is there keeps its own.
 
         Raises:
-            InvalidInput: a size or sequence is not positive.
+            InvalidInput: a size or sequence is not positive, or a log is to be written to up to its damage.
             Unavailable: another process, or another object of this one, writes to the folder.
             NotFound: read-only, and there is no log.
             CorruptArtifact: records are damaged or missing; the message tells the file, the offset in bytes and what to do.
@@ -157,9 +183,12 @@ class WriteLog:
                 raise InvalidInput(f"[open] {name} is {value}; expected 1 or more")
         if n_request_ids < 0:
             raise InvalidInput(f"[open] n_request_ids is {n_request_ids}; expected 0 or more")
+        if up_to_damage and not read_only:
+            raise InvalidInput("[open] a damaged log can only be read; expected read_only with up_to_damage")
         return cls(
             Path(folder),
             read_only=read_only,
+            up_to_damage=up_to_damage,
             segment_bytes=segment_bytes,
             n_request_ids=n_request_ids,
             first_sequence=first_sequence,
@@ -205,8 +234,8 @@ class WriteLog:
 
     @property
     def failure(self) -> str | None:
-        """Why nothing is acknowledged any more, None while all is well."""
-        return self._failure
+        """Why nothing is acknowledged, for good or while the disk is full; None while all is well."""
+        return self._failure or self._shortage
 
     @property
     def is_over(self) -> bool:
@@ -235,6 +264,7 @@ class WriteLog:
         Raises:
             InvalidInput: no payloads, or an empty request id.
             LimitExceeded: too many bytes.
+            StorageFull: the disk is; the records are not there.
             Unavailable: the log is closed, read-only or has failed, now or before. If it failed now, the records may be there
                 after the log was opened anew: repeat the request with its request id.
         """
@@ -243,9 +273,9 @@ class WriteLog:
         try:
             with self._lock:
                 self._check_open("append")
+                self._check_failure("append")
                 if self._is_read_only:
                     raise Unavailable("[append] the log was opened read-only; open it without read_only to write")
-                self._check_failure("append")
                 known = self._requests.get(request_id) if request_id is not None else None
                 if known is not None:
                     return self._repeated(known)
@@ -260,8 +290,7 @@ class WriteLog:
         except BaseException:
             self._abandon(waiting)
             raise
-        if not waiting.is_done:
-            raise self._failed("append")
+        self._check_taken(waiting)
         return Appended(waiting.first_sequence, waiting.last_sequence)
 
     def read(self, first_sequence: int) -> Iterator[Record]:
@@ -329,9 +358,9 @@ class WriteLog:
         with self._files:
             with self._lock:
                 self._check_open("truncate")
+                self._check_failure("truncate")
                 if self._is_read_only:
                     raise Unavailable("[truncate] the log was opened read-only; open it without read_only to write")
-                self._check_failure("truncate")
                 check_covered(covered_sequence, self.last_sequence)
                 n_dropped = sum(segment.last_sequence <= covered_sequence for segment in self._segments[:-1])
                 dropped = self._segments[:n_dropped]
@@ -415,6 +444,8 @@ class WriteLog:
     def _repeated(self, known: _Waiting | Appended) -> Appended:
         while isinstance(known, _Waiting) and not known.is_done:
             self._check_failure("append")
+            if known.is_refused:
+                raise self._full()
             self._progress.wait()
         return Appended(known.first_sequence, known.last_sequence, is_repeat=True)
 
@@ -436,7 +467,7 @@ class WriteLog:
                     self._progress.notify_all()
                     return
                 heir = next((waiting for waiting in self._queue if not waiting.is_abandoned), None)
-                if heir is not None and (own.is_done or own.is_abandoned):
+                if heir is not None and (own.is_done or own.is_refused or own.is_abandoned):
                     self._leader = heir
                     heir.gate.release()
                     return
@@ -448,20 +479,15 @@ class WriteLog:
             self._commit(taken, n_bytes)
 
     def _commit(self, group: list[_Waiting], n_bytes: int) -> None:
-        """Write and sync what waits at the front of the queue, and let it go; on any error stop for good."""
+        """Write and sync what waits at the front of the queue, and let it go; on any error but a full disk stop for good."""
         try:
-            segment = self._segments[-1]
-            if segment.end > HEADER_BYTES and segment.end + n_bytes > self._segment_bytes:
-                segment = self._rotate()
-            at, sequence = segment.end, segment.last_sequence + 1
-            parts = []
-            for waiting in group:
-                waiting.first_sequence, waiting.offset = sequence, at
-                parts += [segment.frame(at, waiting.body, waiting.n_records, sequence, segment.end), waiting.body]
-                at += FRAME_BYTES + len(waiting.body)
-                sequence += waiting.n_records
-            self._reserve(at)
-            disk.write(self._handle, b"".join(parts), segment.end)
+            try:
+                segment = self._written(group, n_bytes)
+            except OSError as error:
+                if not disk.is_full(error):
+                    raise
+                self._refuse(group, error)
+                return
             disk.sync(self._handle)
             with self._lock:
                 self._acknowledge(segment, group)
@@ -469,6 +495,43 @@ class WriteLog:
             self._stop(error)
             if not isinstance(error, Exception):
                 raise
+
+    def _written(self, group: list[_Waiting], n_bytes: int) -> Segment:
+        """Write a group behind the last acknowledged record; return the segment that has it now, not synced."""
+        segment = self._segments[-1]
+        if segment.end > HEADER_BYTES and segment.end + n_bytes > self._segment_bytes:
+            segment = self._rotate()
+        if self._is_head_due:
+            self._note_head()
+        at, sequence = segment.end, segment.last_sequence + 1
+        parts = []
+        for waiting in group:
+            waiting.first_sequence, waiting.offset = sequence, at
+            parts += [segment.frame(at, waiting.body, waiting.n_records, sequence, segment.end), waiting.body]
+            at += FRAME_BYTES + len(waiting.body)
+            sequence += waiting.n_records
+        self._reserve(at)
+        disk.write(self._handle, b"".join(parts), segment.end)
+        return segment
+
+    def _refuse(self, group: list[_Waiting], error: OSError) -> None:
+        """Take back what was written of a group: a repeat of it, elsewhere, must not find half of it behind itself."""
+        end = self._segments[-1].end
+        disk.cut(self._handle, end)
+        self._reserved_end = end
+        with self._lock:
+            is_news = self._shortage is None
+            self._shortage = _short(error)
+            del self._queue[: len(group)]
+            for waiting in group:
+                waiting.is_refused = True
+                if waiting.request_id is not None and self._requests.get(waiting.request_id) is waiting:
+                    del self._requests[waiting.request_id]
+                if waiting is not self._leader:
+                    waiting.gate.release()
+            self._progress.notify_all()
+        if is_news:
+            _logger.error("[append] the write log takes no writes: %s", self._shortage)
 
     def _reserve(self, end: int) -> None:
         if end > self._reserved_end:
@@ -481,6 +544,9 @@ class WriteLog:
             end = waiting.offset + FRAME_BYTES + len(waiting.body)
             segment.grow(waiting.first_sequence, waiting.last_sequence, waiting.offset, end)
         del self._queue[: len(group)]
+        if self._shortage is not None:
+            self._shortage = None
+            _logger.warning("[append] there is space again, the write log takes writes")
         for waiting in group:
             waiting.is_done = True
             if waiting.request_id is not None and self._requests.get(waiting.request_id) is waiting:
@@ -514,15 +580,21 @@ class WriteLog:
         segment = Segment(segment_path(self._folder, old.last_sequence + 1), old.log_id, old.last_sequence + 1)
         with self._files:
             disk.publish(segment.path, segment.header())
-            os.close(self._handle)
-            self._handle = -1
-            self._handle = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
+            old_handle, self._handle = self._handle, os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
+            os.close(old_handle)
             self._reserved_end = HEADER_BYTES
+            self._is_head_due = True
             with self._lock:
                 self._segments.append(segment)
+        return segment
+
+    def _note_head(self) -> None:
+        """Note in the head what must be there."""
+        with self._files:
+            with self._lock:
                 head = self._head(self.first_sequence)
             head.write(self._folder)
-        return segment
+            self._is_head_due = False
 
     # reading
 
@@ -598,13 +670,20 @@ class WriteLog:
         self._take(found)
         self._mend(found)
         tidy(self._folder, head)
-        self._head(head.first_sequence).write(self._folder)
+        try:
+            self._note_head()
+        except OSError as error:
+            if not disk.is_full(error):
+                raise
+            self._is_head_due = True  # the one that is there holds
+            self._shortage = _short(error)
 
     def _take(self, found: Recovered) -> None:
         self._segments = found.segments
         self._requests = {request_id: Appended(*where) for request_id, where in found.answered.items()}
         self._cut_bytes = found.n_torn_bytes
         self._proved_sequence = found.proved_sequence
+        self._failure = found.damage
 
     def _mend(self, found: Recovered) -> None:
         """Cut the last file behind its last record, and put on disk what only memory may hold."""
@@ -662,6 +741,18 @@ class WriteLog:
         if self._failure is not None:
             raise self._failed(operation)
 
+    def _check_taken(self, waiting: _Waiting) -> None:
+        if waiting.is_refused:
+            raise self._full()
+        if not waiting.is_done:
+            raise self._failed("append")
+
+    def _full(self) -> StorageFull:
+        return StorageFull(
+            "[append] the disk of the write log is full, so nothing was taken, reads go on; make room, or let versions take its "
+            "writes in and truncate it, and send it again"
+        )
+
     def _failed(self, operation: str) -> Unavailable:
         return Unavailable(
             f"[{operation}] the write log has failed: {self._failure}; nothing is acknowledged any more, reads go on; "
@@ -707,8 +798,17 @@ def _told(error: BaseException) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
-def _locked(folder: Path) -> int:
-    """Return the handle that keeps other writers out of a folder, which is made where it is missing."""
+def _short(error: OSError) -> str:
+    return f"{_told(error)}; writes go on once there is space"
+
+
+def locked(folder: Path) -> int:
+    """Return the handle that keeps other writers out of a folder, which is made where it is missing.
+
+    Raises:
+        Unavailable: another process, or another object of this one, writes to the folder.
+        OSError: the folder cannot be made or written to.
+    """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from matching.errors import CorruptArtifact, InvalidInput, LimitExceeded, NotFound, Unavailable
-from matching.live import Appended, Record, WriteLog, disk, salvage, write_log
-from matching.live.segment import FRAME_BYTES, MAX_BODY_BYTES, Frame, SegmentReader, pack_body
+from matching.errors import CorruptArtifact, InvalidInput, LimitExceeded, NotFound, StorageFull, Unavailable
+from matching.live import Appended, WriteLog, disk, write_log
+from matching.live.segment import MAX_BODY_BYTES, Frame, SegmentReader, crc32c, pack_body
 
 
 def payloads(log: WriteLog, first_sequence: int | None = None) -> list[bytes]:
@@ -41,23 +41,6 @@ def segments(folder: Path) -> list[Path]:
 def crashed(folder: Path) -> Path:
     """Return a copy of a log as a kill would leave it at this moment."""
     return Path(shutil.copytree(folder, folder.with_name(folder.name + "-crashed"), dirs_exist_ok=True))
-
-
-def test_what_was_appended_comes_back(tmp_path: Path) -> None:
-    with WriteLog.open(tmp_path / "a" / "log") as log:
-        assert (log.first_sequence, log.last_sequence, list(log.read(1))) == (1, 0, [])
-        assert log.append([b"one"]) == Appended(1, 1)
-        assert log.append([b"", b"three", b"x" * 300_000]) == Appended(2, 4)
-        assert list(log.read(3)) == [Record(3, b"three"), Record(4, b"x" * 300_000)]
-    with WriteLog.open(tmp_path / "a" / "log") as log:
-        assert log.append([b"five"]).last_sequence == 5
-        assert payloads(log) == [b"one", b"", b"three", b"x" * 300_000, b"five"]
-        assert log.cut_bytes == 0
-    with pytest.raises(Unavailable, match=r"\[append\] the log is closed"):
-        log.append([b"six"])
-    with pytest.raises(Unavailable, match=r"\[read\] the log is closed"):
-        log.read(1)
-    log.close()
 
 
 def test_a_new_log_may_go_on_from_another(tmp_path: Path) -> None:
@@ -126,37 +109,6 @@ def test_one_append_is_never_split_between_files(tmp_path: Path) -> None:
         log.append([b"y"])
         assert [len(path.name) for path in segments(tmp_path)] == [24, 24]
         assert payloads(log) == [b"x" * 60] * 20 + [b"y"]
-
-
-def test_a_read_that_began_goes_on_with_what_is_appended(tmp_path: Path) -> None:
-    with WriteLog.open(tmp_path, segment_bytes=500) as log:
-        written = fill(log, 1)
-        reading = log.read(1)
-        found = [next(reading).payload]
-        for i in range(1, 60):
-            written += fill(log, 1, i)
-            found.append(next(reading).payload)
-        assert found == written
-        assert next(reading, None) is None
-
-
-def test_a_follower_sees_everything_in_order(tmp_path: Path) -> None:
-    n = 300
-    found: list[Record] = []
-
-    def follow() -> None:
-        while len(found) < n:
-            if log.wait(len(found) + 1, timeout_s=10):
-                found.extend(log.read(len(found) + 1))
-
-    with WriteLog.open(tmp_path, segment_bytes=2000) as log:
-        follower = threading.Thread(target=follow)
-        follower.start()
-        written = fill(log, n)
-        follower.join()
-        assert not log.wait(n + 1, timeout_s=0.01)
-    assert [record.payload for record in found] == written
-    assert [record.sequence for record in found] == list(range(1, n + 1))
 
 
 def test_truncation_drops_whole_files_and_says_what_is_gone(tmp_path: Path) -> None:
@@ -332,15 +284,6 @@ def test_many_threads_share_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             assert found[a.first_sequence - 1 : a.last_sequence] == [b"%d %d" % (thread, i)] * (1 + i % 3)
 
 
-def test_the_same_request_at_once_is_in_the_log_once(tmp_path: Path) -> None:
-    with WriteLog.open(tmp_path) as log, ThreadPoolExecutor(8) as pool:
-        for i in range(30):
-            answers = list(pool.map(lambda _, i=i: log.append([b"x"], request_id=f"r{i}"), range(8)))
-            assert {a.last_sequence for a in answers} == {i + 1}
-            assert sum(not a.is_repeat for a in answers) == 1
-        assert log.last_sequence == 30
-
-
 @pytest.mark.parametrize("place", ["write", "sync"])
 @pytest.mark.parametrize("n_before", [0, 7])
 def test_after_an_error_nothing_is_acknowledged(
@@ -396,8 +339,8 @@ def test_an_error_while_rotating_stops_it_too(tmp_path: Path, monkeypatch: pytes
         log = WriteLog.open(folder, segment_bytes=300)
         written = fill(log, 3)
         with monkeypatch.context() as patch:
-            patch.setattr(disk, place, refusing(OSError(28, "No space left on device")))
-            with pytest.raises(Unavailable, match="No space left on device"):
+            patch.setattr(disk, place, refusing(OSError(5, "Input/output error")))
+            with pytest.raises(Unavailable, match="Input/output error"):
                 written += fill(log, 100)
         log.close()
         with WriteLog.open(folder, segment_bytes=300) as log:
@@ -405,6 +348,108 @@ def test_an_error_while_rotating_stops_it_too(tmp_path: Path, monkeypatch: pytes
             assert found == written[: len(found)] or found[: len(written)] == written
             log.append([b"more"])
             assert payloads(log)[-1] == b"more"
+
+
+FULL = OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("place", ["write", "create", "replace", "sync_folder"])
+def test_a_full_disk_refuses_appends_until_there_is_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Wherever it says so on the way of an append, also between the steps of beginning a new file."""
+    with WriteLog.open(tmp_path / "log", segment_bytes=300) as log:
+        written = fill(log, 3)
+        for n_before in range(6):
+            true, n_calls = getattr(disk, place), 0
+
+            def fail_late(*arguments: object, true: Callable[..., object] = true, n_before: int = n_before) -> object:
+                nonlocal n_calls
+                n_calls += 1
+                if n_calls > n_before:
+                    raise FULL
+                return true(*arguments)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(disk, place, fail_late)
+                for _ in range(20):
+                    try:
+                        written += fill(log, 1)
+                    except StorageFull:
+                        break
+                else:
+                    pytest.fail("it never was full")
+                with pytest.raises(StorageFull, match="is full, so nothing was taken, reads go on"):
+                    log.append([b"again" * 50], request_id=f"{n_before}")
+                assert log.failure == "No space left on device; writes go on once there is space"
+                assert not log.is_over
+                assert not log.wait(len(written) + 1, timeout_s=0)
+                assert payloads(log) == written
+                shutil.rmtree(tmp_path / "log-crashed", ignore_errors=True)
+                crashed(tmp_path / "log")
+            with WriteLog.open(tmp_path / "log-crashed") as killed:
+                assert (payloads(killed), killed.cut_bytes) == (written, 0), "nothing is left of what was refused"
+            assert not log.append([b"again" * 50], request_id=f"{n_before}").is_repeat
+            assert log.append([b"again" * 50], request_id=f"{n_before}").is_repeat
+            written += [b"again" * 50, *fill(log, 1)]
+            assert log.failure is None
+    with WriteLog.open(tmp_path / "log") as log:
+        assert payloads(log) == written
+    told = [record.getMessage() for record in caplog.records if "write log" in record.getMessage()]
+    assert [text.split("the write log ")[1].split(" ")[1] for text in told] == ["no", "writes"] * 6, "each change once"
+
+
+def test_all_who_share_a_sync_are_refused_together_and_may_ask_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    true_write = disk.write
+
+    def write(handle: int, data: bytes, at: int) -> None:
+        entered.set()
+        go_on.wait(10)
+        true_write(handle, data[: len(data) // 2], at)
+        raise FULL
+
+    with WriteLog.open(tmp_path / "log") as log, ThreadPoolExecutor(6) as pool:
+        written = fill(log, 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(disk, "write", write)
+            asked = [pool.submit(log.append, [b"x"], request_id="0")]
+            entered.wait(10)
+            asked += [pool.submit(log.append, [b"x"], request_id=name) for name in "1230"]
+            while len(log._queue) < 4:
+                pass
+            go_on.set()
+            for future in asked:
+                with pytest.raises(StorageFull):
+                    future.result(10)
+        assert payloads(log) == written
+        answers = [log.append([b"x"], request_id=name) for name in "32100"]
+        assert [(answer.last_sequence, answer.is_repeat) for answer in answers[:4]] == [
+            (at, False) for at in range(3, 7)
+        ]
+        assert answers[4] == Appended(6, 6, is_repeat=True)
+    with WriteLog.open(tmp_path / "log") as log:
+        assert payloads(log) == [*written, *[b"x"] * 4]
+
+
+def test_it_is_opened_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with WriteLog.open(tmp_path / "log") as log:
+        written = fill(log, 3)
+        folder = crashed(tmp_path / "log")
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "publish", refusing(FULL))
+        log = WriteLog.open(folder)
+        assert payloads(log) == written
+        assert log.failure == "No space left on device; writes go on once there is space"
+        with pytest.raises(StorageFull):
+            log.append([b"x"])
+    written += fill(log, 1)
+    assert log.failure is None
+    log.close()
+    with WriteLog.open(folder) as log:
+        assert payloads(log) == written
 
 
 def test_what_an_interrupt_left_behind_is_unknown_and_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -674,8 +719,11 @@ def damaged(folder: Path, change: Callable[[Path], object]) -> Path:
             lambda f: segments(f)[0].write_bytes(segments(f)[1].read_bytes()),
             r"at byte 0: the header is damaged, or belong",
         ),
-        (lambda f: patched(segments(f)[0], 8, b"\x02"), r"segment format 2 is not 1, the one this program reads"),
-        (lambda f: patched(f / "head", 8, b"\x02"), r"head: format 2 is not 1, the one this program reads"),
+        (lambda f: of_format_2(segments(f)[0], 64), r"segment format 2 is not 1, the one this program reads"),
+        (
+            lambda f: of_format_2(f / "head", (f / "head").stat().st_size),
+            r"head: format 2 is not 1, the one this program reads",
+        ),
     ],
 )
 def test_what_is_missing_or_strange_is_refused(tmp_path: Path, change: Callable[[Path], object], message: str) -> None:
@@ -691,6 +739,13 @@ def patched(path: Path, at: int, data: bytes) -> None:
     with path.open("r+b") as file:
         file.seek(at)
         file.write(data)
+
+
+def of_format_2(path: Path, n_bytes: int) -> None:
+    """Say so in what a program of a later format would have sealed."""
+    data = path.read_bytes()
+    sealed = data[:8] + b"\x02" + data[9 : n_bytes - 4]
+    patched(path, 0, sealed + crc32c(sealed).to_bytes(4, "little"))
 
 
 def test_a_frame_that_skips_a_sequence_is_refused(tmp_path: Path) -> None:
@@ -723,33 +778,6 @@ def test_damage_while_it_is_open_is_told_by_the_read(tmp_path: Path) -> None:
         segments(tmp_path)[1].unlink()
         with pytest.raises(CorruptArtifact, match=r"\[read\] .*the file is gone"):
             list(log.read(int(segments(tmp_path)[1].stem) - 1))
-
-
-def test_salvage_yields_what_is_whole(tmp_path: Path) -> None:
-    folder = damaged(tmp_path / "log", lambda f: None)
-    with WriteLog.open(folder) as log:
-        whole = list(log.read(1))
-    assert list(salvage(folder)) == whole
-    patched(segments(folder)[1], 150, b"????")
-    patched(segments(folder)[2], 3, b"????")
-    (folder / "head").unlink()
-    found = list(salvage(folder))
-    assert len(found) == len(whole) - 1
-    assert set(found) < set(whole)
-    for path in segments(folder):
-        patched(path, 3, b"????")
-    with pytest.raises(CorruptArtifact, match=r"\[salvage\] neither the head nor any of the headers"):
-        next(salvage(folder))
-    with pytest.raises(NotFound, match="no write log"):
-        next(salvage(tmp_path / "none"))
-
-
-@pytest.mark.parametrize("n_split", range(5))
-def test_salvage_finds_a_frame_that_begins_where_a_chunk_ends(tmp_path: Path, n_split: int) -> None:
-    with WriteLog.open(tmp_path) as log:
-        log.append([bytes((1 << 18) - n_split - FRAME_BYTES - 6)])
-        log.append([b"second"])
-    assert [record.sequence for record in salvage(tmp_path)] == [1, 2]
 
 
 def test_a_creation_that_was_interrupted_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
