@@ -52,6 +52,7 @@ def serve(
         settings=serving,
         auth=settings.auth,
         tls=settings.tls,
+        tracing=settings.tracing,
         host=host,
         http_port=http_port,
         grpc_port=grpc_port,

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from embeddings.settings import EncodeSettings
 from index_builder.settings import BuildSettings
 from matching.errors import InvalidInput
-from serving.settings import AuthSettings, ServingSettings, TlsSettings
+from serving.settings import AuthSettings, ServingSettings, TlsSettings, TracingSettings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     serving: ServingSettings = Field(default_factory=ServingSettings)
     auth: AuthSettings = Field(default_factory=AuthSettings)
     tls: TlsSettings = Field(default_factory=TlsSettings)
+    tracing: TracingSettings = Field(default_factory=TracingSettings)
 
     @classmethod
     def settings_customise_sources(

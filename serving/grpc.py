@@ -38,6 +38,7 @@ from serving.query import Detail, Route
 from serving.recommender import Recommender
 from serving.request_log import RequestRecord, log_audit, log_request, request_id_from, route_from
 from serving.settings import ServingSettings
+from serving.tracing import begin
 from serving.vertex_resources import VertexResources
 from serving.vertex_rpcs import ACCESS as VERTEX_ACCESS
 from serving.vertex_rpcs import Methods, VertexRpcs, Work
@@ -331,7 +332,8 @@ def _told(context: Context) -> dict[str, str]:
 
 
 def _record(given: Mapping[str, str]) -> RequestRecord:
-    return RequestRecord(request_id_from(given.get("x-request-id")), "grpc", principal=_asking.get())
+    trace = begin(given.get("traceparent"))
+    return RequestRecord(request_id_from(given.get("x-request-id")), "grpc", principal=_asking.get(), trace=trace)
 
 
 def _route(given: Mapping[str, str], request_id: str) -> Route:

@@ -21,6 +21,7 @@ from serving.metrics import Metrics
 from serving.query import Route
 from serving.request_log import RequestRecord, log_audit, log_request, request_id_from, route_from
 from serving.settings import ServingSettings
+from serving.tracing import begin
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -93,7 +94,8 @@ class Intake:
         began = time.monotonic()
         headers: dict[bytes, bytes] = dict(scope["headers"])
         given = headers.get(b"x-request-id")
-        record = RequestRecord(request_id_from(None if given is None else given.decode("latin-1")), "http")
+        request_id = request_id_from(None if given is None else given.decode("latin-1"))
+        record = RequestRecord(request_id, "http", trace=begin(headers.get(b"traceparent")))
         scope[RECORD] = record
         deadline = scope.setdefault(DEADLINE, began + self._settings.request_deadline_s)
         status = 0

@@ -54,6 +54,7 @@ from serving.query import (
 from serving.search import search_alike, sparse_told
 from serving.settings import ServingSettings
 from serving.shadows import ShadowObserver, Shadows
+from serving.tracing import carried, span, tell
 
 T = TypeVar("T")
 Asked = Literal["text", "image", "id"]
@@ -492,7 +493,8 @@ class Recommender:
                 f"[search] space {name!r} was built from ready vectors and has no encoder; expected a query by vector or id"
             )
         self._check_options(options)  # before anything is encoded
-        encoded = await snapshot.encoders.encode(name, content, deadline=deadline)
+        with span("encode", space=name, asked=asked):
+            encoded = await snapshot.encoders.encode(name, content, deadline=deadline)
         return name, NeighborQuery(vector=encoded.vector, sparse=encoded.sparse, options=options)
 
     async def _find(
@@ -545,7 +547,7 @@ class Recommender:
 
         _check_time(deadline)
         try:
-            future = asyncio.get_running_loop().run_in_executor(threads or self._threads, begin)
+            future = asyncio.get_running_loop().run_in_executor(threads or self._threads, carried(begin))
         except RuntimeError:
             raise Unavailable("[search] the service is shutting down; ask another replica") from None
         try:
@@ -566,7 +568,9 @@ class Recommender:
         for space, positions in _together(queries, spaces):
             asked = [queries[at] for at in positions]
             began = time.perf_counter()
-            found = search_alike(version, asked, space)
+            with span("search", space=space, q=len(asked), k=asked[0].options.k):
+                found = search_alike(version, asked, space)
+                tell(plan=found.plan, effort=found.effort, n_matching=found.n_matching)
             if self._observer is not None and not snapshot.is_shadow:
                 self._observer.searched(found.plan, len(asked), time.perf_counter() - began)
                 self._observer.found(version, asked, space, found)
@@ -650,7 +654,10 @@ def check_filter(wanted: Filter, max_restricts: int, max_tokens: int) -> None:
 
 
 def _written(live: LiveIndex, prepare: Callable[[LiveIndex], Sequence[Write]], request_id: str | None) -> Appended:
-    return live.write(prepare(live), request_id=request_id)
+    with span("append"):
+        written = live.write(prepare(live), request_id=request_id)
+        tell(last_sequence=written.last_sequence, is_repeat=written.is_repeat)
+    return written
 
 
 def _turned(options: Options, knobs: Mapping[str, Knob]) -> Options:

@@ -16,6 +16,7 @@ from matching.errors import LimitExceeded
 from serving.audit_log import AuditHandler
 from serving.auth import Principal
 from serving.query import ANY, Answer, Route
+from serving.tracing import RequestTrace
 
 _requests = logging.getLogger("serving.requests")
 _audit = logging.getLogger("serving.audit")
@@ -37,6 +38,7 @@ class RequestRecord:
     degraded: bool = False
     variant: str | None = None
     principal: Principal | None = None
+    trace: RequestTrace | None = None
     route: Route = ANY
 
     @property
@@ -73,21 +75,27 @@ def route_from(unit_id: str | None, override: str | None, endpoint: str | None, 
 
 
 def log_request(record: RequestRecord, code: str, latency_ms: float) -> None:
-    """Write the line of a request."""
-    if _requests.isEnabledFor(logging.INFO):
-        line = {
-            "request_id": record.request_id,
-            "transport": record.transport,
-            "endpoint": record.endpoint,
-            "code": code,
-            "variant": record.variant,
-            "index_version": record.index_version,
-            "q": record.q,
-            "k": record.k,
-            "latency_ms": round(latency_ms, 3),
-            "plan": record.plan,
-            "degraded": record.degraded,
-        }
+    """Write the line of a request, and end its span with what stands in it."""
+    is_logged = _requests.isEnabledFor(logging.INFO)
+    if not is_logged and record.trace is None:
+        return
+    line = {
+        "request_id": record.request_id,
+        "transport": record.transport,
+        "endpoint": record.endpoint,
+        "code": code,
+        "variant": record.variant,
+        "index_version": record.index_version,
+        "q": record.q,
+        "k": record.k,
+        "latency_ms": round(latency_ms, 3),
+        "plan": record.plan,
+        "degraded": record.degraded,
+    }
+    if record.trace is not None:
+        record.trace.end(line)
+        line["trace_id"] = record.trace.trace_id
+    if is_logged:
         # Made here, because Logger.info would first walk the stack for a file and a line that nobody reads.
         _requests.handle(logging.LogRecord(_requests.name, logging.INFO, "", 0, line, None, None))
 
@@ -133,7 +141,7 @@ def log_to_stderr(*, requests: bool) -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in ("serving", "uvicorn.error", "matching", "embeddings"):
+    for name in ("serving", "uvicorn.error", "matching", "embeddings", "opentelemetry"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False

@@ -25,7 +25,8 @@ from serving.metrics import Metrics
 from serving.observation import Observation
 from serving.recommender import Recommender
 from serving.request_log import audit_to, log_to_stderr
-from serving.settings import AuthSettings, ServingSettings, TlsSettings
+from serving.settings import AuthSettings, ServingSettings, TlsSettings, TracingSettings
+from serving.tracing import traced
 
 if TYPE_CHECKING:
     import ssl
@@ -46,6 +47,7 @@ def serve(
     settings: ServingSettings,
     auth: AuthSettings | None = None,
     tls: TlsSettings | None = None,
+    tracing: TracingSettings | None = None,
     host: str = "127.0.0.1",
     http_port: int = 8080,
     grpc_port: int = 8081,
@@ -63,6 +65,7 @@ def serve(
         settings: limits and times.
         auth: who may ask, everybody when None.
         tls: how connections are encrypted, not at all when None.
+        tracing: where traces of requests are sent, nowhere when None.
         host: the address to listen on; one that other machines can reach needs both, or the settings to accept its risk.
         http_port: 0 takes a free one.
         grpc_port: 0 takes a free one.
@@ -75,6 +78,7 @@ def serve(
         InvalidInput: the address is not guarded, or a file of keys or certificates is wrong.
         CorruptArtifact: the version or its write log on disk is damaged; nothing was served.
         Unavailable: a port is taken, another process writes to the log, or the version's encoders cannot be loaded here.
+        MissingExtra: the settings ask for traces, and OpenTelemetry is not installed.
     """
     import uvloop
 
@@ -86,6 +90,7 @@ def serve(
     gate, context = Gate(auth or AuthSettings()), http_tls(tls)
     check_exposure(host, has_auth=gate.is_on, has_tls=context is not None, is_accepted=settings.accept_insecure_network)
     with contextlib.ExitStack() as held:
+        held.enter_context(traced(tracing or TracingSettings()))
         listener = held.enter_context(_bound(host, http_port))
         uvloop.run(
             _serve(

@@ -39,6 +39,25 @@ class AuthSettings(BaseModel):
     )
 
 
+class TracingSettings(BaseModel):
+    """The `tracing` section of the settings: without a collector there are no traces."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    otlp_endpoint: str | None = Field(
+        default=None,
+        pattern="^https?://",
+        description="where spans are sent (OTLP over HTTP), as in `http://collector:4318/v1/traces`; no traces where not set",
+    )
+    sample_ratio: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="share of requests that are traced, where the caller's `traceparent` does not say",
+    )
+    service_name: str = Field(default="likewise", min_length=1, description="what the spans call this service")
+
+
 class TlsSettings(BaseModel):
     """The `tls` section of the settings, for the HTTP and the gRPC listener alike."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Literal, Protocol
@@ -32,7 +33,8 @@ class Shadows:
     def mirror(self, variant: str, work: Work) -> None:
         """Let a shadow answer in the background; where too many copies wait, this one is dropped."""
         if self._running is None:
-            self._running = asyncio.get_running_loop().create_task(self._run(), name="shadows")
+            # In a context of its own: what it does belongs to no request, least of all to the one that happens to be first.
+            self._running = contextvars.Context().run(asyncio.create_task, self._run(), name="shadows")
         try:
             self._queue.put_nowait((variant, work))
         except asyncio.QueueFull:

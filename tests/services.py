@@ -27,13 +27,12 @@ _SERVE = """
 import json, sys
 from pathlib import Path
 from matching.store import Store
-from serving import AuthSettings, ServingSettings, TlsSettings
+from serving import AuthSettings, ServingSettings, TlsSettings, TracingSettings
 from serving.server import serve
 asked = json.loads(sys.argv[1])
 serve(Store(Path(asked["store"])), asked["name"], settings=ServingSettings(**asked["settings"]),
-      auth=AuthSettings(**asked["auth"]), tls=TlsSettings(**asked["tls"]), host=asked["host"], http_port=0,
-      grpc_port=asked["grpc_port"],
-      as_json=True)
+      auth=AuthSettings(**asked["auth"]), tls=TlsSettings(**asked["tls"]), tracing=TracingSettings(**asked["tracing"]),
+      host=asked["host"], http_port=0, grpc_port=asked["grpc_port"], as_json=True)
 """
 
 
@@ -108,13 +107,14 @@ def running_service(
     *,
     auth: dict[str, Any] | None = None,
     tls: dict[str, Any] | None = None,
+    tracing: dict[str, Any] | None = None,
     host: str = "127.0.0.1",
     grpc_port: int = 0,
     trust: ssl.SSLContext | None = None,
     **settings: Any,
 ) -> Iterator[Service]:
     """Serve a shop in a process of its own until the block ends."""
-    sections = {"settings": settings, "auth": auth or {}, "tls": tls or {}}
+    sections = {"settings": settings, "auth": auth or {}, "tls": tls or {}, "tracing": tracing or {}}
     asked = json.dumps({"store": str(shop.store), "name": shop.name, "host": host, "grpc_port": grpc_port, **sections})
     with log.open("w") as stderr:
         command = [sys.executable, "-c", _SERVE, asked]

@@ -29,6 +29,7 @@ HOMES = {
     "uvicorn": {"serving/"},
     "grpc": {"serving/"},
     "nats": {"matching/live/stream_log.py"},
+    "opentelemetry": {"serving/tracing.py"},
     "jwt": {"serving/jwt_verifier.py"},
     "prometheus_client": {"serving/metrics.py"},
     "fastavro": {"index_builder/catalog/vector_files.py"},
@@ -57,6 +58,7 @@ LAZY = {
     "uvicorn",
     "jwt",
     "nats",
+    "opentelemetry",
     "PIL",
 }
 
