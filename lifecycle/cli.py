@@ -18,6 +18,7 @@ from lifecycle import (
     demo,
     doctor_command,
     endpoint_commands,
+    evaluate_command,
     key_commands,
     log_commands,
     search_command,
@@ -52,6 +53,7 @@ app.command("snapshot")(snapshot_commands.snapshot)
 app.command("restore")(snapshot_commands.restore)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor_command.doctor)
+app.command("evaluate")(evaluate_command.evaluate)
 
 
 @app.callback()

@@ -36,6 +36,8 @@ HOMES = {
     "typer": {"lifecycle/"},
     "rich": {"lifecycle/", "index_builder/catalog/catalog_report.py"},
     "pydantic_settings": {"lifecycle/settings.py"},
+    "scipy": {"matching/sources/", "lifecycle/scoreboard/"},
+    "matplotlib": {"lifecycle/scoreboard/report.py"},
     "nanobind": set(),
 }
 READ_LATE = {

@@ -1,0 +1,138 @@
+"""`likewise evaluate`: which source would have known what came."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from lifecycle.terminal import ProgressBar, err, print_json, print_table
+from lifecycle.version_commands import JsonOption
+from matching.errors import InvalidInput, MissingExtra
+from matching.interactions import DAY_MS, EVENT_WEIGHTS, Interactions, read_events, read_sequences
+
+
+class Mode(str, Enum):
+    """How to split what is known from what is asked."""
+
+    time = "time"
+    leave_one_out = "leave-one-out"
+
+
+def evaluate(
+    events: Annotated[
+        Path, typer.Argument(help="Parquet file of events, or with --mode leave-one-out a text file of sequences too.")
+    ],
+    cut: Annotated[
+        datetime | None, typer.Option("--cut", help="Date from which on is asked; the events before it are known.")
+    ] = None,
+    days: Annotated[float, typer.Option("--days", help="How long after the cut counts.", min=0.01)] = 30,
+    origins: Annotated[
+        int, typer.Option("--origins", help="Cuts, each --days before the next; the last is --cut.", min=1, max=100)
+    ] = 1,
+    mode: Annotated[
+        Mode, typer.Option("--mode", help="leave-one-out only compares with published figures.")
+    ] = Mode.time,
+    weight: Annotated[
+        list[str] | None, typer.Option("--weight", help="TYPE=WEIGHT of a type of event; others are left out.")
+    ] = None,
+    source: Annotated[
+        list[str] | None, typer.Option("--source", help="Challenger beside the baselines; all where none is named.")
+    ] = None,
+    repeats: Annotated[
+        bool, typer.Option("--repeats/--new-only", help="Ask for items too that a user had before.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap.")] = 0,
+    output: Annotated[Path | None, typer.Option("--output", help="Page with plots to write, HTML.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure sources of recommendations on events: learn from what came before a cut, ask for what came after it.
+
+    The baselines (popular, sequential rules, item-kNN, EASE, iALS) are always there. A challenger is promotable only where
+    the interval of its difference to the best of them lies above 0.
+
+    Example: `likewise evaluate events.parquet --cut 2011-10-09 --output scoreboard.html`
+    """
+    try:
+        from lifecycle.scoreboard.board import CHALLENGERS, measure
+        from lifecycle.scoreboard.fold import leave_one_out, time_folds
+        from lifecycle.scoreboard.report import as_rows, write_report
+    except ImportError as error:
+        raise MissingExtra(f"[evaluate] {error.name} is not installed; install likewise[recommend]") from error
+    names = source or list(CHALLENGERS)
+    unknown = [name for name in names if name not in CHALLENGERS]
+    if unknown:
+        raise InvalidInput(f"[evaluate] no source {', '.join(unknown)}; there are {', '.join(CHALLENGERS)}")
+    interactions = _read(events, mode, weight)
+    for reason, n in interactions.left_out.items():
+        if n:
+            err.print(f"{n:,} events left out: {reason}")
+    if mode is Mode.time:
+        if cut is None:
+            first, last = (np.datetime64(int(t), "ms").astype("datetime64[D]") for t in interactions.at_ms[[0, -1]])
+            raise InvalidInput(
+                f"[evaluate] --cut is missing; the events run from {first} to {last}; give a date in between"
+            )
+        cut_ms = int(cut.replace(tzinfo=timezone.utc).timestamp() * 1000)
+        folds = list(
+            time_folds(
+                interactions, cut_ms=cut_ms, horizon_ms=int(days * DAY_MS), n_origins=origins, new_only=not repeats
+            )
+        )
+    else:
+        folds = [leave_one_out(interactions)]
+    with ProgressBar() as bar:
+        stages: list[str] = []
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stages[-1:] != [stage]:
+                stages.append(stage)
+                bar.begin(stage, total)
+            bar.advance(done)
+
+        board = measure(
+            folds, {name: CHALLENGERS[name] for name in names}, leave_out_seen=not repeats, seed=seed, progress=show
+        )
+    if output is not None:
+        write_report(board, output, title=f"Scoreboard of {events.name}, {mode.value}")
+        err.print(f"wrote {output}")
+    if as_json:
+        print_json({"mode": mode.value, "left_out": dict(interactions.left_out), **board.to_json()})
+        return
+    columns = [
+        "source",
+        ">hit@10",
+        ">recall@10",
+        ">ndcg@10",
+        ">mrr@10",
+        ">coverage@10",
+        f">{board.primary} over {board.best_baseline}",
+        "",
+    ]
+    n_users = sum(fold["n_users"] for fold in board.folds)
+    print_table(f"{n_users:,} users asked about in {len(board.folds)} folds, {mode.value}", columns, as_rows(board))
+
+
+def _read(path: Path, mode: Mode, weight: list[str] | None) -> Interactions:
+    if path.suffix == ".txt":
+        if mode is Mode.time:
+            raise InvalidInput(
+                f"[evaluate] {path} holds sequences without times; evaluate them with --mode leave-one-out"
+            )
+        return read_sequences(path)
+    return read_events(path, weights=_weights(weight) if weight else EVENT_WEIGHTS)
+
+
+def _weights(given: list[str]) -> dict[str, float]:
+    weights = {}
+    for each in given:
+        kind, _, number = each.partition("=")
+        try:
+            weights[kind] = float(number)
+        except ValueError as error:
+            raise InvalidInput(f"[evaluate] --weight {each!r} is not TYPE=WEIGHT; write --weight purchase=1") from error
+    return weights
