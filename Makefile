@@ -18,6 +18,7 @@ CPP := $(shell find cpp_ext tests/cpp -name '*.cpp' -o -name '*.h')
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SYSTEM := chromium chromium-driver
 FUZZ := clang libclang-rt-dev
+EMULATION := libsimde-dev
 
 .PHONY: setup demo check test test-long bench peers format docs lock clean
 
@@ -54,6 +55,7 @@ test: setup
 
 test-long: setup
 	@command -v clang++ >/dev/null || tools/system-packages $(FUZZ)
+	@test -e /usr/include/simde || tools/system-packages $(EMULATION)
 	$(BIN)/pytest -q -m "not gpu"
 
 bench: setup

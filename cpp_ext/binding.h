@@ -40,6 +40,8 @@ inline constexpr int64_t max_threads = 256;
 inline constexpr int64_t max_rows = int64_t{1} << 40;
 
 using Borrowed = nb::ndarray<nb::ro>;
+template <class T, size_t n_dims>
+using Matrix = nb::ndarray<const T, nb::ndim<n_dims>, nb::c_contig, nb::device::cpu>;
 
 // A length the caller must match, or any when below 0, and how the message calls it.
 struct Extent {

@@ -21,8 +21,6 @@ namespace {
 constexpr float largest_number = 1e15F;
 constexpr size_t quick_numbers = 1'000'000;  // that are looked at without releasing the GIL
 
-template <class T, size_t n>
-using Matrix = nb::ndarray<const T, nb::ndim<n>, nb::c_contig, nb::device::cpu>;
 using Rows = Matrix<float, 2>;
 
 Metric metric_of(const std::string& name) {

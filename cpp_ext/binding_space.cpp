@@ -15,8 +15,6 @@
 namespace likewise {
 namespace {
 
-template <class T, size_t n>
-using Matrix = nb::ndarray<const T, nb::ndim<n>, nb::c_contig, nb::device::cpu>;
 using GivenShard = std::tuple<int64_t, size_t, Matrix<float, 2>, std::optional<Matrix<int64_t, 1>>, nb::object, bool>;
 
 std::vector<SpaceShard> checked(const std::vector<GivenShard>& given, size_t dim, size_t n_rows) {

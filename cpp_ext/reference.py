@@ -46,7 +46,7 @@ _HOLDS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def backend() -> str:
-    """Return what computes: "avx512", "avx2", "neon", "scalar", or "numpy" for this module."""
+    """Return what computes: "avx512_vnni", "avx512", "avx2", "neon", "scalar", or "numpy" for this module."""
     return "numpy"
 
 

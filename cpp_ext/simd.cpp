@@ -21,6 +21,7 @@ struct Cpu {
   bool has_sse42 = false;
   bool has_avx2 = false;
   bool has_avx512 = false;
+  bool has_avx512_vnni = false;  // and VPOPCNTDQ
 };
 
 uint64_t enabled_state() {
@@ -46,6 +47,10 @@ Cpu ask_cpu() {
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return cpu;
   cpu.has_avx2 = saves_ymm && (b & bit_AVX2);
   cpu.has_avx512 = cpu.has_avx2 && saves_zmm && (b & bit_AVX512F) && (b & bit_AVX512BW) && (b & bit_AVX512VL);
+  cpu.has_avx512_vnni = cpu.has_avx512 && (c & bit_AVX512VNNI) && (c & bit_AVX512VPOPCNTDQ);
+#ifdef LIKEWISE_EMULATE  // a build of the tests
+  cpu.has_avx512 = cpu.has_avx512_vnni = cpu.has_avx2;
+#endif
   return cpu;
 }
 
@@ -58,7 +63,11 @@ struct Level {
 std::vector<Level> levels() {
   const Cpu cpu = ask_cpu();
   const Simd* avx2 = cpu.has_avx2 ? &avx2_simd() : &scalar_simd();
-  return {{"scalar", &scalar_simd()}, {"avx2", avx2}, {"avx512", cpu.has_avx512 ? &avx512_simd() : avx2}};
+  const Simd* avx512 = cpu.has_avx512 ? &avx512_simd() : avx2;
+  return {{"scalar", &scalar_simd()},
+          {"avx2", avx2},
+          {"avx512", avx512},
+          {"avx512_vnni", cpu.has_avx512_vnni ? &avx512_vnni_simd() : avx512}};
 }
 
 Crc32cStreams hardware_crc32c() { return ask_cpu().has_sse42 ? crc32c_sse42 : crc32c_table; }

@@ -131,6 +131,7 @@ struct Simd {
 const Simd& scalar_simd();
 const Simd& avx2_simd();
 const Simd& avx512_simd();
+const Simd& avx512_vnni_simd();
 const Simd& neon_simd();
 
 void crc32c_table(const uint8_t* data, size_t n_bytes, size_t n_streams, uint32_t* out);

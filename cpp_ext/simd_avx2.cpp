@@ -32,19 +32,24 @@ struct Avx2 {
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
   }
 
-  static int32_t dot(const int16_t* query, const int8_t* codes, size_t dim) {
-    __m256i sums[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
-    for (size_t i = 0; i < dim; i += 64) {
-      for (size_t part = 0; part < 4; ++part) {
-        const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i + 16 * part));
-        const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(query + i + 16 * part));
-        sums[part] = _mm256_add_epi32(sums[part], _mm256_madd_epi16(_mm256_cvtepi8_epi16(bytes), words));
-      }
-    }
-    const __m256i all = _mm256_add_epi32(_mm256_add_epi32(sums[0], sums[1]), _mm256_add_epi32(sums[2], sums[3]));
-    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+  using products = __m256i;
+  static constexpr size_t n_codes = 16;
+  static products zero_products() { return _mm256_setzero_si256(); }
+  static products add_products(products sums, const int16_t* query, const int8_t* codes) {
+    const __m256i words = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+    const __m256i steps = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(query));
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(words, steps));
+  }
+  static products add(products a, products b) { return _mm256_add_epi32(a, b); }
+  static int32_t sum(products a) {
+    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
     half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
     return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
+  }
+  static void sum_four(const products* a, int32_t* out) {
+    const __m256i both = _mm256_hadd_epi32(_mm256_hadd_epi32(a[0], a[1]), _mm256_hadd_epi32(a[2], a[3]));
+    const __m128i all = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), all);
   }
 
   static unsigned negative(const float* eight) {

@@ -1,12 +1,13 @@
 // AVX-512 F, BW, VL; compiled with those flags and entered only when simd() has asked CPU and OS.
 #include <immintrin.h>
 
+#include "simd_avx512.h"
 #include "simd_kernels.h"
 
 namespace likewise {
 namespace {
 
-struct Avx512 {
+struct Avx512 : Avx512Products {
   using reg = __m512;
   static constexpr size_t lanes = 16;
   static constexpr int rows = 4;
@@ -19,22 +20,12 @@ struct Avx512 {
   static reg load(const float* p, size_t n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
   static reg load(const int8_t* p) { return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   static reg load(const int8_t* p, size_t n) { return widen(_mm_maskz_loadu_epi8(first_lanes(n), p)); }
+  using Avx512Products::add;
+  using Avx512Products::sum;
   static reg add(reg a, reg b) { return _mm512_add_ps(a, b); }
   static reg sub(reg a, reg b) { return _mm512_sub_ps(a, b); }
   static reg fma(reg a, reg b, reg c) { return _mm512_fmadd_ps(a, b, c); }
   static float sum(reg a) { return _mm512_reduce_add_ps(a); }
-
-  static int32_t dot(const int16_t* query, const int8_t* codes, size_t dim) {
-    __m512i sums[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-    for (size_t i = 0; i < dim; i += 64) {
-      for (size_t part = 0; part < 2; ++part) {
-        const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + i + 32 * part));
-        const __m512i words = _mm512_loadu_si512(query + i + 32 * part);
-        sums[part] = _mm512_add_epi32(sums[part], _mm512_madd_epi16(_mm512_cvtepi8_epi16(bytes), words));
-      }
-    }
-    return _mm512_reduce_add_epi32(_mm512_add_epi32(sums[0], sums[1]));
-  }
 
   static unsigned negative(const float* eight) {
     return static_cast<unsigned>(_mm256_movemask_ps(_mm256_loadu_ps(eight)));

@@ -31,20 +31,19 @@ struct Neon {
   static reg fma(reg a, reg b, reg c) { return vfmaq_f32(c, a, b); }
   static float sum(reg a) { return vaddvq_f32(a); }
 
-  static int32_t dot(const int16_t* query, const int8_t* codes, size_t dim) {
-    int32x4_t sums[2] = {vdupq_n_s32(0), vdupq_n_s32(0)};
-    for (size_t i = 0; i < dim; i += 16) {
-      const int8x16_t bytes = vld1q_s8(codes + i);
-      const int16x8_t low = vmovl_s8(vget_low_s8(bytes));
-      const int16x8_t high = vmovl_s8(vget_high_s8(bytes));
-      const int16x8_t first = vld1q_s16(query + i);
-      const int16x8_t second = vld1q_s16(query + i + 8);
-      sums[0] = vmlal_s16(sums[0], vget_low_s16(low), vget_low_s16(first));
-      sums[1] = vmlal_s16(sums[1], vget_high_s16(low), vget_high_s16(first));
-      sums[0] = vmlal_s16(sums[0], vget_low_s16(high), vget_low_s16(second));
-      sums[1] = vmlal_s16(sums[1], vget_high_s16(high), vget_high_s16(second));
-    }
-    return vaddvq_s32(vaddq_s32(sums[0], sums[1]));
+  using products = int32x4_t;
+  static constexpr size_t n_codes = 8;
+  static products zero_products() { return vdupq_n_s32(0); }
+  static products add_products(products sums, const int16_t* query, const int8_t* codes) {
+    const int16x8_t words = vmovl_s8(vld1_s8(codes));
+    const int16x8_t steps = vld1q_s16(query);
+    sums = vmlal_s16(sums, vget_low_s16(words), vget_low_s16(steps));
+    return vmlal_high_s16(sums, words, steps);
+  }
+  static products add(products a, products b) { return vaddq_s32(a, b); }
+  static int32_t sum(products a) { return vaddvq_s32(a); }
+  static void sum_four(const products* a, int32_t* out) {
+    vst1q_s32(out, vpaddq_s32(vpaddq_s32(a[0], a[1]), vpaddq_s32(a[2], a[3])));
   }
 
   static unsigned negative(const float* eight) {

@@ -1,15 +1,64 @@
 // Kernels of the quantised rows, written once: each instruction set's file compiles them under its own flags and brings
-// its own `dot`. Whole numbers and uncontracted floats: every level gives the same bits.
+// what stands before each. Whole numbers and uncontracted floats: every level gives the same bits.
 #pragma once
 
 #include "simd.h"
 
 namespace likewise {
 
-// V: static int32_t dot(const int16_t* query, const int8_t* codes, size_t dim), dim a multiple of 64.
+// V: products, sums in int32_t; n_codes, that are taken at once, a divisor of 64; zero_products(); add_products(sums,
+// query, codes); add(sums, sums); sum(sums); sum_four(sums[4], out)
+template <class V, size_t n_rows>
+[[gnu::always_inline]] inline void dot_rows(const int16_t* query, const int8_t* codes, size_t dim, const uint32_t* ids,
+                                            int32_t* out) {
+  constexpr size_t n_parts = n_rows == 1 ? 64 / V::n_codes : 1;  // a row alone must not wait for its own sum
+  const int8_t* rows[n_rows];
+  typename V::products sums[n_parts][n_rows];
+  for (size_t r = 0; r < n_rows; ++r) {
+    rows[r] = codes + static_cast<size_t>(ids[r]) * dim;
+    for (size_t part = 0; part < n_parts; ++part) sums[part][r] = V::zero_products();
+  }
+  for (size_t i = 0; i < dim; i += n_parts * V::n_codes) {
+    for (size_t part = 0; part < n_parts; ++part) {
+      const size_t at = i + part * V::n_codes;
+      for (size_t r = 0; r < n_rows; ++r) sums[part][r] = V::add_products(sums[part][r], query + at, rows[r] + at);
+    }
+  }
+  if constexpr (n_rows == 1) {
+    for (size_t part = 1; part < n_parts; ++part) sums[0][0] = V::add(sums[0][0], sums[part][0]);
+    out[0] = V::sum(sums[0][0]);
+  } else {
+    V::sum_four(sums[0], out);
+  }
+}
+
+// dim a multiple of 64. Four rows side by side read the query once and are added up together.
 template <class V>
 void dot_codes(const int16_t* query, const int8_t* codes, size_t dim, const uint32_t* ids, size_t n_ids, int32_t* out) {
-  for (size_t i = 0; i < n_ids; ++i) out[i] = V::dot(query, codes + static_cast<size_t>(ids[i]) * dim, dim);
+  size_t i = 0;
+  for (; i + 4 <= n_ids; i += 4) dot_rows<V, 4>(query, codes, dim, ids + i, out + i);
+  for (; i < n_ids; ++i) dot_rows<V, 1>(query, codes, dim, ids + i, out + i);
+}
+
+// The query's steps where a row's sign bits are set; V may bring its own.
+template <class V>
+[[gnu::always_inline]] inline uint64_t plane_steps(const uint64_t* words, const uint64_t* planes, size_t n_words) {
+  if constexpr (requires { V::plane_steps(words, planes, n_words); }) {
+    return V::plane_steps(words, planes, n_words);
+  } else {
+    uint64_t ones = 0;
+    uint64_t twos = 0;
+    uint64_t fours = 0;
+    uint64_t eights = 0;
+    for (size_t w = 0; w < n_words; ++w) {
+      const uint64_t word = words[w];
+      ones += static_cast<uint64_t>(__builtin_popcountll(word & planes[4 * w]));
+      twos += static_cast<uint64_t>(__builtin_popcountll(word & planes[4 * w + 1]));
+      fours += static_cast<uint64_t>(__builtin_popcountll(word & planes[4 * w + 2]));
+      eights += static_cast<uint64_t>(__builtin_popcountll(word & planes[4 * w + 3]));
+    }
+    return ones + 2 * twos + 4 * fours + 8 * eights;
+  }
 }
 
 template <class V, size_t fixed_words>
@@ -22,18 +71,7 @@ template <class V, size_t fixed_words>
     const auto* words = reinterpret_cast<const uint64_t*>(record);
     SignFactors factors;
     __builtin_memcpy(&factors, record + n_words * sizeof(uint64_t), sizeof(factors));
-    uint64_t ones = 0;
-    uint64_t twos = 0;
-    uint64_t fours = 0;
-    uint64_t eights = 0;
-    for (size_t w = 0; w < n_words; ++w) {
-      const uint64_t word = words[w];
-      ones += static_cast<uint64_t>(__builtin_popcountll(word & planes[4 * w]));
-      twos += static_cast<uint64_t>(__builtin_popcountll(word & planes[4 * w + 1]));
-      fours += static_cast<uint64_t>(__builtin_popcountll(word & planes[4 * w + 2]));
-      eights += static_cast<uint64_t>(__builtin_popcountll(word & planes[4 * w + 3]));
-    }
-    const auto steps = static_cast<float>(ones + 2 * twos + 4 * fours + 8 * eights);
+    const auto steps = static_cast<float>(plane_steps<V>(words, planes, n_words));
     const float signed_sum = query.step * steps + query.lowest * factors.n_ones + query.offset;
     out[i] = query.constant + factors.shift - factors.slope * signed_sum;
   }

@@ -41,10 +41,17 @@ struct Scalar {
   }
   static float sum(reg a) { return (a.lane[0] + a.lane[2]) + (a.lane[1] + a.lane[3]); }
 
-  static int32_t dot(const int16_t* query, const int8_t* codes, size_t dim) {
-    int32_t sum = 0;
-    for (size_t i = 0; i < dim; ++i) sum += static_cast<int32_t>(query[i]) * codes[i];
+  using products = int32_t;
+  static constexpr size_t n_codes = 64;
+  static products zero_products() { return 0; }
+  static products add_products(products sum, const int16_t* query, const int8_t* codes) {
+    for (size_t i = 0; i < n_codes; ++i) sum += static_cast<int32_t>(query[i]) * codes[i];
     return sum;
+  }
+  static products add(products a, products b) { return a + b; }
+  static int32_t sum(products a) { return a; }
+  static void sum_four(const products* a, int32_t* out) {
+    for (size_t i = 0; i < 4; ++i) out[i] = a[i];
   }
 
   static unsigned negative(const float* eight) {

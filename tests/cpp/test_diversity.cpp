@@ -5,40 +5,17 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <functional>
 #include <limits>
 #include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "simd.h"
+#include "check.h"
 
 namespace {
 
 using namespace likewise;
-
-size_t n_checks = 0;
-
-void check(bool holds, const char* claim, int line) {
-  ++n_checks;
-  if (holds) return;
-  std::fprintf(stderr, "test_diversity.cpp:%d: %s\n", line, claim);
-  std::exit(1);
-}
-#define CHECK(claim) check((claim), #claim, __LINE__)
-
-template <class Error>
-bool raises(const std::function<void()>& call, const std::string& part) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return std::string(error.what()).find(part) != std::string::npos;
-  }
-  return false;
-}
 
 std::mt19937 generator(7);
 
@@ -329,6 +306,5 @@ int main() {
   test_many_columns();
   test_not_finite();
   test_bad_candidates();
-  std::printf("%s %zu\n", simd().name, n_checks);
-  return 0;
+  return report();
 }

@@ -1,11 +1,8 @@
 // The graph index against plain loops in double, over damaged memory and from many threads at once, built to run under
 // sanitizers: every buffer has its exact size on the heap, so that one element too far is an error.
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -18,6 +15,7 @@
 #include <vector>
 
 #include "bitmap.h"
+#include "check.h"
 #include "graph/index.h"
 #include "graph/rotation.h"
 #include "graph_case.h"
@@ -26,16 +24,6 @@
 namespace {
 
 using namespace likewise;
-
-std::atomic<size_t> n_checks = 0;
-
-void check(bool holds, const char* claim, int line) {
-  ++n_checks;
-  if (holds) return;
-  std::fprintf(stderr, "test_graph.cpp:%d: %s\n", line, claim);
-  std::exit(1);
-}
-#define CHECK(claim) check((claim), #claim, __LINE__)
 
 std::mt19937 generator(11);
 
@@ -588,6 +576,5 @@ int main(int argc, char** argv) {
     test_damage();
   }
   if (only != "kernels") test_threads();
-  std::printf("%s %zu\n", simd().name, n_checks.load());
-  return 0;
+  return report();
 }

@@ -2,8 +2,6 @@
 // size on the heap, so that one element too far is an error.
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <limits>
@@ -14,34 +12,14 @@
 #include <vector>
 
 #include "bitmap.h"
+#include "check.h"
 #include "crc32c.h"
 #include "scan.h"
-#include "simd.h"
 #include "sparse.h"
 
 namespace {
 
 using namespace likewise;
-
-size_t n_checks = 0;
-
-void check(bool holds, const char* claim, int line) {
-  ++n_checks;
-  if (holds) return;
-  std::fprintf(stderr, "test_kernels.cpp:%d: %s\n", line, claim);
-  std::exit(1);
-}
-#define CHECK(claim) check((claim), #claim, __LINE__)
-
-template <class Error>
-bool raises(const std::function<void()>& call, const std::string& part) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return std::string(error.what()).find(part) != std::string::npos;
-  }
-  return false;
-}
 
 std::mt19937 generator(7);
 
@@ -393,6 +371,5 @@ int main() {
   test_bitmaps();
   test_sparse();
   test_crc32c();
-  std::printf("%s %zu\n", simd().name, n_checks);
-  return 0;
+  return report();
 }

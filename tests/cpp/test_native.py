@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,22 @@ def run(command: list[str], level: str) -> tuple[str, int]:
     return used, int(n_checks)
 
 
+def check_levels(programs: Path, levels: Sequence[str], emulator: Sequence[str] = ()) -> None:
+    """Run every program at each of these levels."""
+    for name, least in N_CHECKS.items():
+        program, *arguments = name.split()
+        for level in levels:
+            used, n_checks = run([*emulator, str(programs / program), *arguments], level)
+            assert used == level
+            assert n_checks > least
+
+
 def test_kernels_are_clean_under_sanitizers(tmp_path: Path) -> None:
     if not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
         pytest.skip("no C++ compiler on the PATH")
     programs = build(tmp_path, "-DCMAKE_BUILD_TYPE=Debug", "-DLIKEWISE_SANITIZE=address,undefined,float-cast-overflow")
-    levels = ("scalar", "neon") if os.uname().machine in ("aarch64", "arm64") else ("scalar", "avx2", "avx512")
+    is_arm = os.uname().machine in ("aarch64", "arm64")
+    levels = ("scalar", "neon") if is_arm else ("scalar", "avx2", "avx512", "avx512_vnni")
     for name, least in N_CHECKS.items():
         command = name.split()
         done: set[str] = set()
@@ -64,7 +76,7 @@ def test_searches_and_mutations_do_not_race(tmp_path: Path) -> None:
         pytest.skip("no C++ compiler on the PATH")
     options = ("-DCMAKE_BUILD_TYPE=Debug", "-DLIKEWISE_SANITIZE=thread")
     programs = build(tmp_path, *options, target="test_graph")
-    for level in ("scalar", "neon" if os.uname().machine in ("aarch64", "arm64") else "avx512"):
+    for level in ("scalar", "neon" if os.uname().machine in ("aarch64", "arm64") else "avx512_vnni"):
         _, n_checks = run([str(programs / "test_graph"), "threads"], level)
         assert n_checks > 500
 
@@ -95,10 +107,14 @@ def test_neon_kernels_agree_under_emulation(tmp_path: Path) -> None:
         "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
         "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++",
     )
-    for name, least in N_CHECKS.items():
-        for level in ("scalar", "neon"):
-            program, *arguments = name.split()
-            command = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", str(programs / program), *arguments]
-            used, n_checks = run(command, level)
-            assert used == level
-            assert n_checks > least
+    check_levels(programs, ("scalar", "neon"), ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"])
+
+
+@pytest.mark.slow
+def test_avx512_kernels_agree_under_emulation(tmp_path: Path) -> None:
+    if os.uname().machine != "x86_64":
+        pytest.skip("the emulation of AVX-512 needs AVX2")
+    if not Path("/usr/include/simde/x86/avx512.h").exists():
+        pytest.skip("no SIMDe: apt-get install libsimde-dev")
+    programs = build(tmp_path, "-DLIKEWISE_EMULATE=ON")
+    check_levels(programs, ("avx512", "avx512_vnni"))

@@ -2,8 +2,6 @@
 // the heap.
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <random>
 #include <span>
@@ -11,22 +9,12 @@
 #include <vector>
 
 #include "bitmap.h"
+#include "check.h"
 #include "search_space.h"
-#include "simd.h"
 
 namespace {
 
 using namespace likewise;
-
-size_t n_checks = 0;
-
-void check(bool holds, const char* claim, int line) {
-  ++n_checks;
-  if (holds) return;
-  std::fprintf(stderr, "test_space.cpp:%d: %s\n", line, claim);
-  std::exit(1);
-}
-#define CHECK(claim) check((claim), #claim, __LINE__)
 
 std::mt19937 generator(5);
 
@@ -189,6 +177,5 @@ int main() {
     const Case held(static_cast<size_t>(draw(8, 70)), metric, draw_bool(0.4), i % 2 == 0);
     for (int j = 0; j < 4; ++j) test_searches(held);
   }
-  std::printf("%s %zu\n", simd().name, n_checks);
-  return 0;
+  return report();
 }

@@ -242,7 +242,7 @@ def test_real_numbers_agree_within_rounding(dim: int, metric: str, is_int8: bool
         assert (error <= 1e-5 * np.take_along_axis(size, rows, axis=1)).all()
 
 
-@pytest.mark.parametrize("level", ["avx2", "avx512", "neon"])
+@pytest.mark.parametrize("level", ["avx2", "avx512", "avx512_vnni", "neon"])
 def test_simd_levels_agree_with_scalar(level: str, tmp_path: Path) -> None:
     scalar, reported = at_level("scalar", tmp_path)
     assert reported == "scalar"
