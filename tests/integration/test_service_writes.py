@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-import time
 from collections.abc import Iterator
-from http.client import HTTPException
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -156,34 +151,3 @@ def test_a_service_without_a_log_says_how_to_get_one(vector_service: Service) ->
     body = {"queries": [{"datapoint": {"datapointId": "item-0042"}}], "minVersion": "7"}
     assert "takes no writes" in posted(vector_service, "/v1/findNeighbors", body, status=400)["error"]["message"]
     assert vector_service.ask("GET", "/readyz")[2]["writes"] == "off"
-
-
-def test_what_was_acknowledged_survives_a_kill(vector_shop: Shop, start_service: Start, tmp_path: Path) -> None:
-    acknowledged: list[str] = []
-
-    def write(service: Service, first: int) -> None:
-        for at in range(first, first + 400):
-            point = {**BOOT, "datapointId": f"new-{at}", "embeddingMetadata": {"at": at}}
-            try:
-                status, _, _ = service.ask("POST", "/v1/upsertDatapoints", {"datapoints": [point]})
-            except (OSError, HTTPException):  # killed before it answered, or while it did
-                return
-            if status == 200:
-                acknowledged.append(f"new-{at}")
-
-    for turn in range(3):
-        with start_service(vector_shop, write_log=str(tmp_path)) as service:
-            service.wait_until_ready()
-            assert service.ask("GET", "/readyz")[2]["writes"] == "ok"
-            if acknowledged:
-                read = posted(service, "/v1/readIndexDatapoints", {"ids": acknowledged[-1000:]})["datapoints"]
-                assert [f"new-{each['embeddingMetadata']['at']}" for each in read] == acknowledged[-1000:]
-            writers = [threading.Thread(target=write, args=(service, 10_000 * turn + 1_000 * at)) for at in range(3)]
-            for writer in writers:
-                writer.start()
-            time.sleep(0.5)
-            service.process.send_signal(signal.SIGKILL)
-            for writer in writers:
-                writer.join()
-    assert len(acknowledged) > 50
-    assert [each.name for each in tmp_path.iterdir() if each.is_dir()] == ["vectors"]  # the log of the endpoint
