@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from index_builder.compact import compact
+from index_builder.progress import Silent
+from index_builder.settings import BuildSettings
 from matching.datapoint import Datapoint, Filter, NumericRestrict, NumericType, Restrict, SparseRows
 from matching.errors import CorruptArtifact, DeadlineExceeded, InvalidInput, InvalidQuery, NotFound, Unavailable
 from matching.live import Change, Delete, LiveIndex, Types, Upsert, WriteLog, pack_write
+from matching.store import Store
 from matching.version import IndexVersion
 from tests.versions import MakeVersion
 
@@ -319,3 +323,49 @@ def test_a_base_older_than_the_log_is_refused(base: IndexVersion, tmp_path: Path
         with pytest.raises(NotFound, match="has the writes up to 0 in it, and the log begins at 6: what lies between"):
             LiveIndex(base, log)
         LiveIndex(base, log, sequence=5).close()
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("n", "n_queries"), [(N, 300), pytest.param(50_000, 1_000, marks=pytest.mark.slow)])
+def test_recall_stays_through_churn_restart_compaction_and_more_writes(
+    store: Store, make_version: MakeVersion, tmp_path: Path, n: int, n_queries: int
+) -> None:
+    """Half of the datapoints are replaced by others, then the log is opened anew, then folded in, then a tenth comes on top."""
+    queries = shop(n_queries, seed=7)[1]
+    base = make_version(*shop(n), plan="graph", threads=1, alias="shop")
+    told = {"before": graph_recall(base, queries)}
+    gone = [Delete(f"5-{at:05}") for at in np.random.default_rng(4).permutation(n)[: n // 2]]
+    with WriteLog.open(tmp_path / "log") as log:
+        live = LiveIndex(base, log)
+        for at, new in enumerate(batches(upserts(*shop(n // 2, seed=6)))):
+            version = written(live, *new, *gone[at * 500 : at * 500 + len(new)])
+        live.close()
+        assert version.n_datapoints == n
+        told["half replaced"] = graph_recall(version, queries)
+        live = LiveIndex(base, log)
+        told["restarted"] = graph_recall(live.snapshot, queries)
+        live.close()
+        built = compact(store, "shop", log, settings=BuildSettings(threads=1), progress=Silent())
+        newest = store.open(built.version_id)
+        told["compacted"] = graph_recall(newest, queries)
+        live = LiveIndex(newest, log)
+        for new in batches(upserts(*shop(n // 10, seed=9))):
+            version = written(live, *new)
+        told["a tenth on top"] = graph_recall(version, queries)
+        live.close()
+    print(told)
+    assert min(told.values()) >= max(0.95, told["before"] - 0.005), told
+
+
+def batches(writes: list[Upsert]) -> list[list[Upsert]]:
+    return [writes[at : at + 500] for at in range(0, len(writes), 500)]
+
+
+def graph_recall(version: IndexVersion, queries: NDArray[np.float32]) -> float:
+    """Return the share of the ten nearest that the graph finds, without being helped by an exact scan."""
+    found = version.search(queries, 10, space="vectors", effort=32)
+    exact = version.search(queries, 10, space="vectors", exact=True)
+    assert (found.plan, exact.plan) == ("graph", "exact")
+    pairs = zip(found.neighbors, exact.neighbors, strict=True)
+    hits = [len({n.datapoint_id for n in a} & {n.datapoint_id for n in b}) for a, b in pairs]
+    return sum(hits) / (10 * len(hits))
