@@ -719,10 +719,6 @@ def damaged(folder: Path, change: Callable[[Path], object]) -> Path:
             lambda f: segments(f)[0].write_bytes(segments(f)[1].read_bytes()),
             r"at byte 0: the header is damaged, or belong",
         ),
-        (
-            lambda f: of_format_2(f / "head", (f / "head").stat().st_size),
-            r"head: format 2 is not 1, the one this program reads",
-        ),
     ],
 )
 def test_what_is_missing_or_strange_is_refused(tmp_path: Path, change: Callable[[Path], object], message: str) -> None:
