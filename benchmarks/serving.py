@@ -2,8 +2,9 @@
 
 One server process per version, default settings, log lines included; the generator runs in a process of its own. CPU is the
 server process's user and system time over the requests it answered. The null server answers the same requests from a
-version of 64 vectors: its figures are the price of transport, parsing and writing alone. Recall@10 is of the very answers that
-were timed, against exact neighbors.
+version of 64 vectors: its figures are the price of transport, parsing and writing alone. With `--beside DIR` the services of
+another checkout, its native module built, are asked in the same turns. Figures are medians of the turns. Recall@10 is of the
+very answers that were timed, against exact neighbors.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -59,15 +61,15 @@ def build(store_path: Path, alias: str, base: NDArray[np.float32], plan: str) ->
 
 
 @contextlib.contextmanager
-def served(store: Path, alias: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Serve a version; yield the server's process id and addresses."""
+def served(store: Path, alias: str, checkout: Path = harness.ROOT) -> Iterator[tuple[int, dict[str, str]]]:
+    """Serve a version with the code of a checkout; yield the server's process id and addresses."""
     with tempfile.TemporaryFile("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", _SERVE, str(store), alias],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            cwd=harness.ROOT,
+            cwd=checkout,
         )
         assert process.stdout is not None
         try:
@@ -122,6 +124,7 @@ async def grpc_caller(address: str, messages: list[bytes]) -> Callable[[int], Aw
 
 async def generate(asked: dict[str, Any]) -> dict[str, Any]:
     """Ask in a closed loop for some seconds, from each connection one request at a time."""
+    sys.path.insert(0, str(harness.ROOT))  # this file has the name of a package there
     queries = np.load(asked["queries"])
     extra = {"restricts": [{"namespace": "tenth", "allowList": ["3"]}]} if asked["filtered"] else {}
     asks = [
@@ -195,46 +198,61 @@ def measure(pid: int, told: dict[str, str], queries: Path, **asked: Any) -> dict
 
 
 def main() -> None:
-    """Measure both transports at several numbers of connections, null and real in turns."""
+    """Measure both transports at several numbers of connections, all servers in turns."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, default=100_000, help="vectors")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument("--repeats", type=int, default=3, help="turns")
     parser.add_argument("--store", type=Path, help="keep the built versions here")
+    parser.add_argument("--beside", type=Path, help="another checkout")
     parser.add_argument("--generate", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.generate:
         print(json.dumps(asyncio.run(generate(json.loads(asked.generate)))))
         return
     base, queries = harness.package_summaries(asked.n)
+    checkouts = {"this": harness.ROOT} | ({"beside": asked.beside} if asked.beside else {})
     with contextlib.ExitStack() as stack:
         store = asked.store or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        build(store, f"real-{asked.n}", base, "hnsw")
+        build(store, f"real-{asked.n}", base, "graph")
         build(store, "null", base[:64], "flat")
         np.save(store / "queries.npy", queries)
         scores = queries @ base.T
         true = np.argsort(-scores, axis=1)[:, :K]
         scores[:, np.arange(asked.n) % 10 != 3] = -np.inf
         true_filtered = np.argsort(-scores, axis=1)[:, :K]
-        real, null = (stack.enter_context(served(store, alias)) for alias in (f"real-{asked.n}", "null"))
+        servers = {
+            (name, kind): stack.enter_context(served(store, alias, checkout))
+            for name, checkout in checkouts.items()
+            for kind, alias in (("real", f"real-{asked.n}"), ("null", "null"))
+        }
         rows: list[dict[str, Any]] = []
         for transport in ("http", "grpc"):
             for connections, filtered in [(c, False) for c in CONNECTIONS] + [(8, True)]:
-                shape = {
-                    "transport": transport,
-                    "connections": connections,
-                    "filtered": filtered,
-                    "seconds": asked.seconds,
-                }
-                without = measure(*null, store / "queries.npy", k=1, **shape)
-                row = measure(*real, store / "queries.npy", k=K, **shape)
-                found = {int(at): ids for at, ids in row.pop("found").items()}
-                wanted = true_filtered if filtered else true
-                row["recall_at_10"] = harness.recall(np.array(list(found.values())), wanted[list(found)])
-                row["null_server_cpu_us"], row["null_p50_ms"] = without["server_cpu_us"], without["p50_ms"]
-                row["cpu_ratio_to_null"] = row["server_cpu_us"] / without["server_cpu_us"]
-                rows.append({"transport": transport, "connections": connections, "filtered": filtered, **row})
-        rounded = [{key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()} for row in rows]
-        harness.write("serving", {"n": asked.n, "dim": base.shape[1], "k": K, "rows": rounded})
+                shape = {"transport": transport, "connections": connections, "filtered": filtered}
+                turns: dict[tuple[str, str], list[dict[str, Any]]] = {server: [] for server in servers}
+                for _ in range(asked.repeats):
+                    for (name, kind), told in servers.items():
+                        k = K if kind == "real" else 1
+                        figures = measure(*told, store / "queries.npy", k=k, seconds=asked.seconds, **shape)
+                        turns[name, kind].append(figures)
+                for name in checkouts:
+                    row = _medians(turns[name, "real"])
+                    found = {int(at): ids for turn in turns[name, "real"] for at, ids in turn["found"].items()}
+                    wanted = true_filtered if filtered else true
+                    row["recall_at_10"] = harness.recall(np.array(list(found.values())), wanted[list(found)])
+                    without = _medians(turns[name, "null"])
+                    row["null_server_cpu_us"], row["null_p50_ms"] = without["server_cpu_us"], without["p50_ms"]
+                    row["cpu_ratio_to_null"] = row["server_cpu_us"] / row["null_server_cpu_us"]
+                    rounded = {key: round(value, 3) for key, value in row.items()}
+                    rows.append({"code": name, **shape, **rounded})
+                    print(rows[-1], file=sys.stderr)
+        harness.write("serving", {"n": asked.n, "dim": base.shape[1], "k": K, "repeats": asked.repeats, "rows": rows})
+
+
+def _medians(turns: list[dict[str, Any]]) -> dict[str, float]:
+    names = ("requests_per_s", "p50_ms", "p99_ms", "server_cpu_us", "client_cpu_us")
+    return {name: statistics.median(turn[name] for turn in turns) for name in names}
 
 
 if __name__ == "__main__":

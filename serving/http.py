@@ -21,7 +21,7 @@ from serving.auth import Access, Gate
 from serving.endpoint_routes import ACCESS as ENDPOINT_ACCESS
 from serving.endpoint_routes import LIST, ONE, PROMOTE, ROLLBACK, TRAFFIC, EndpointRoutes
 from serving.health import Health
-from serving.intake import DEADLINE, RECORD, AccessOf, App, Intake, error_response, http_error_body
+from serving.intake import DEADLINE, RECORD, AccessOf, Intake, error_response, http_error_body
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.pictures import Pictures
 from serving.query import Answer, Options
@@ -95,8 +95,8 @@ class HttpApi:
         self._front = {path: (PAGE / name).read_bytes() for path, (name, _) in _FRONT.items()}
         self._examples = _examples(recommender, example_vector_dim)
 
-    def app(self) -> App:
-        """Return the ASGI application, intake included."""
+    def app(self) -> Intake:
+        """Return the ASGI application in its intake."""
         api = FastAPI(
             title="Likewise",
             version="1",

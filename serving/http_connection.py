@@ -7,15 +7,31 @@ import contextlib
 import math
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from functools import partial
+from http import HTTPStatus
 from typing import Any, Final
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from matching.errors import InvalidInput, Overloaded
+from matching.errors import InvalidInput, Overloaded, RateLimited
 from serving.admission import Admission, Ticket, lane_of, timeout_of
-from serving.intake import DEADLINE, STATUS, TICKET, App, Receive, Scope, Send, error_body
+from serving.intake import (
+    DEADLINE,
+    STATUS,
+    TICKET,
+    App,
+    Call,
+    Intake,
+    Post,
+    Receive,
+    Reply,
+    Scope,
+    Send,
+    error_body,
+    headers_of,
+)
 from serving.metrics import Metrics
 from serving.settings import ServingSettings
 
@@ -24,11 +40,12 @@ _BACKLOG: Final = 1024
 _DRAINED_BYTES: Final = (
     64 * 1024
 )  # a body of a refused request that is cheaper to read than a connection is to open again
-_REASONS: Final = {429: b"Too Many Requests", 431: b"Request Header Fields Too Large"}
+_LINES: Final[dict[int, bytes]] = {status: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+_NOBODY: Final = asyncio.Event()  # waits for the body of a request that no application reads
 
 
 def http_server(
-    app: App, *, settings: ServingSettings, metrics: Metrics, admission: Admission, tls: ssl.SSLContext | None
+    intake: Intake, *, settings: ServingSettings, metrics: Metrics, admission: Admission, tls: ssl.SSLContext | None
 ) -> uvicorn.Server:
     """Return a uvicorn server that leaves signals to us and whose connections keep the limits of the settings."""
 
@@ -46,10 +63,10 @@ def http_server(
             self.started = True
 
         def _new_connection(self) -> Connection:
-            return Connection(config, self, settings, metrics, admission)
+            return Connection(config, self, intake, settings, metrics, admission)
 
     config = uvicorn.Config(
-        _Ending(app),
+        _Ending(intake),
         http=HttpToolsProtocol,
         ws="none",
         loop="none",
@@ -78,22 +95,68 @@ class _Ending:
             scope[TICKET].release()
 
 
+class _Exchange:
+    """A request that is answered without ASGI: what uvicorn's connection, which calls it a cycle, wants to know of it."""
+
+    __slots__ = ("body", "call", "disconnected", "keep_alive", "message_event", "post", "response_complete", "scope")
+
+    def __init__(self, call: Call, post: Post, *, keep_alive: bool) -> None:
+        self.call = call
+        self.post = post
+        self.scope = call.scope
+        self.body: list[bytes] = []
+        self.keep_alive = keep_alive
+        self.message_event = _NOBODY
+        self.disconnected = self.response_complete = False
+
+
+class _Resumed:
+    """The rest of a coroutine that was begun without a task, for a task to go on with."""
+
+    __slots__ = ("_awaited", "_coroutine")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], awaited: Any) -> None:
+        self._coroutine = coroutine
+        self._awaited = awaited  # what its first wait is for
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        awaited = self._awaited
+        while True:
+            try:
+                sent = yield awaited
+            except BaseException as error:
+                step = partial(self._coroutine.throw, error)
+            else:
+                step = partial(self._coroutine.send, sent)
+            try:
+                awaited = step()
+            except StopIteration:
+                return
+
+
+async def _finished(rest: _Resumed) -> None:
+    await rest
+
+
 class Connection(HttpToolsProtocol):
     """One connection of a client.
 
     A head, a body, and the reading of an answer each have a deadline; uvicorn itself waits for ever. A request that would not be
-    answered in time is refused as soon as its head is there, without an application, a task or a look at its body.
+    answered in time is refused as soon as its head is there, without an application, a task or a look at its body. What the
+    intake has a `Post` for is answered without ASGI, and without a task where nothing has to be waited for.
     """
 
     def __init__(
         self,
         config: uvicorn.Config,
         server: uvicorn.Server,
+        intake: Intake,
         settings: ServingSettings,
         metrics: Metrics,
         admission: Admission,
     ) -> None:
         super().__init__(config, server.server_state, server.lifespan.state)
+        self._intake = intake
         self._settings = settings
         self._metrics = metrics
         self._admission = admission
@@ -101,7 +164,9 @@ class Connection(HttpToolsProtocol):
         self._leaving: asyncio.TimerHandle | None = None
         self._n_head_bytes = 0
         self._ticket: Ticket | None = None
+        self._is_partial = False  # the head, or the body of a request that no application reads
         self._is_refused = False  # the request whose bytes are arriving
+        self._exchange: _Exchange | None = None  # likewise, where it is answered without ASGI
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a head."""
@@ -113,6 +178,8 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Give back what was held."""
         self._arrived()
+        if self._exchange is not None:
+            self._end(self._exchange.call)
         self.resume_writing()
         if self._ticket is not None and (self.cycle is None or self.cycle.scope.get(TICKET) is not self._ticket):
             self._ticket.release()
@@ -125,14 +192,18 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         super().data_received(data)
+        if self._is_partial:
+            if self._arriving is None:
+                self._expect()
+        elif self._arriving is not None:
+            self._arrived()
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
         self._n_head_bytes = 0
         self._is_refused = False
-        if self._arriving is None:
-            self._expect()
+        self._is_partial = True
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the address."""
@@ -147,36 +218,115 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Let the request in, or refuse it."""
-        self._arrived()
         if self._is_refused:
             return
+        self._arrived()
+        self._is_partial = False
         headers = dict(self.headers)
         n_bytes = _announced(headers, self._settings.max_json_bytes)
         try:
             self._ticket = self._admitted(headers, n_bytes)
         except Overloaded as overloaded:
             self._metrics.refused("http", "overload")
-            wait = b"retry-after: %d\r\n" % math.ceil(overloaded.retry_after_s)
-            self._refuse(429, "RESOURCE_EXHAUSTED", str(overloaded), wait, close=n_bytes > _DRAINED_BYTES)
+            wait = (b"retry-after", b"%d" % math.ceil(overloaded.retry_after_s))
+            body = error_body(429, "RESOURCE_EXHAUSTED", str(overloaded), "")
+            self._refuse(Reply(429, body, (wait,), must_close=n_bytes > _DRAINED_BYTES))
             return
-        super().on_headers_complete()
+        post = self._intake.posts.get(self.url.decode("latin-1"))
+        if post is not None and self._is_plain(headers):
+            self._begin_exchange(post)
+        else:
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
-        if not self._is_refused:
+        if self._exchange is not None:
+            self._exchange.body.append(body)
+        elif not self._is_refused:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Note that the request is there."""
-        if not self._is_refused:
+        """Answer the request, or note that it is there."""
+        if (exchange := self._exchange) is not None:
+            self._exchange = None
+            self._is_partial = False
+            exchange.scope[TICKET].wait()
+            self._begin(self._answer(exchange))
+        elif not self._is_refused:
             assert self._ticket is not None
             self._ticket.wait()
             super().on_message_complete()
         elif not self.transport.is_closing():
-            self._arrived()
+            self._is_partial = False
             self._unset_keepalive_if_required()
             later = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
             self.timeout_keep_alive_task = later
+
+    def _is_plain(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether a request has nothing about it that uvicorn and ASGI are better at, and is the next to be answered."""
+        length = headers.get(b"content-length", b"")
+        return (
+            self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and length.isdigit()
+            and int(length) <= self._settings.max_json_bytes
+            and b"transfer-encoding" not in headers
+            and b"upgrade" not in headers
+            and not self.expect_100_continue
+            and not self.flow.write_paused
+            and (self.cycle is None or self.cycle.response_complete)
+        )
+
+    def _begin_exchange(self, post: Post) -> None:
+        scope: Any = self.scope
+        scope["method"], scope["path"] = "POST", self.url.decode("latin-1")
+        call = self._intake.begin(scope)
+        try:
+            self._intake.admit(call)
+        except Exception as error:  # the top of a request
+            n_bytes = int(call.headers[b"content-length"])
+            self._refuse_call(
+                call, error, must_close=n_bytes > (_DRAINED_BYTES if isinstance(error, RateLimited) else 0)
+            )
+            return
+        self.cycle: Any = _Exchange(call, post, keep_alive=self.parser.should_keep_alive())
+        self._exchange = self.cycle
+        self._is_partial = True
+
+    def _refuse_call(self, call: Call, error: Exception, *, must_close: bool) -> None:
+        reply = self._intake.failed(call, error)
+        call.status = reply.status
+        self._refuse(reply._replace(headers=(*reply.headers, *headers_of(call.record)), must_close=must_close))
+        self._end(call)
+
+    def _begin(self, answering: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine to its end, in a task from where it has to wait."""
+        try:
+            awaited = answering.send(None)
+        except StopIteration:
+            return
+        task = self.loop.create_task(_finished(_Resumed(answering, awaited)))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    async def _answer(self, exchange: _Exchange) -> None:
+        call = exchange.call
+        try:
+            reply = await self._intake.answer(call, exchange.post, b"".join(exchange.body))
+            call.status = reply.status
+            if not self.transport.is_closing():
+                headers = (*reply.headers, *headers_of(call.record))
+                self._write(reply._replace(headers=headers, must_close=not exchange.keep_alive))
+        finally:
+            self._end(call)
+        exchange.response_complete = True
+        self.on_response_complete()
+
+    def _end(self, call: Call) -> None:
+        self._intake.end(call)
+        ticket: Ticket = call.scope[TICKET]
+        ticket.is_served = call.status not in _UNSERVED
+        ticket.release()
 
     def pause_writing(self) -> None:
         """Begin to wait for the client to read."""
@@ -215,27 +365,36 @@ class Connection(HttpToolsProtocol):
         if self._n_head_bytes > self._settings.max_header_bytes and not self._is_refused:
             self._metrics.refused("http", "limit")
             told = f"[request] address and headers have more than {self._settings.max_header_bytes:,} bytes; send fewer"
-            self._refuse(431, "RESOURCE_EXHAUSTED", told, close=True)
+            self._refuse(Reply(431, error_body(431, "RESOURCE_EXHAUSTED", told, ""), must_close=True))
 
-    def _refuse(self, http: int, status: str, message: str, more: bytes = b"", *, close: bool) -> None:
-        self._is_refused = True
-        body = error_body(http, status, message, "")
-        ending = b"connection: close\r\n" if close or not self.parser.should_keep_alive() else b""
-        head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%s%s\r\n"
-        self.transport.write(head % (http, _REASONS[http], len(body), more, ending) + body)
-        if ending:
+    def _refuse(self, reply: Reply) -> None:
+        """Answer when the request is not there yet; the rest of it is read over, or ends the connection."""
+        self._is_refused = self._is_partial = True
+        self._write(reply if self.parser.should_keep_alive() else reply._replace(must_close=True))
+
+    def _write(self, reply: Reply) -> None:
+        head = [_LINES[reply.status], b"content-type: application/json\r\ncontent-length: %d\r\n" % len(reply.body)]
+        head += [b"%s: %s\r\n" % header for header in reply.headers]
+        head.append(b"connection: close\r\n\r\n" if reply.must_close else b"\r\n")
+        self.transport.write(b"".join((*head, reply.body)))
+        if reply.must_close:
             self.transport.close()
-        else:
-            self._expect()  # the rest of its body
 
     def _expect(self) -> None:
         self._arrived()
-        self._arriving = self.loop.call_later(self._settings.receive_deadline_s, self._abandon)
+        self._arriving = self.loop.call_later(self._settings.receive_deadline_s, self._too_late)
 
     def _arrived(self) -> None:
         if self._arriving is not None:
             self._arriving.cancel()
             self._arriving = None
+
+    def _too_late(self) -> None:
+        if (exchange := self._exchange) is None:
+            self._abandon()
+            return
+        self._exchange = None
+        self._refuse_call(exchange.call, self._intake.too_slow(), must_close=True)
 
     def _abandon(self) -> None:
         self._metrics.refused("http", "slow_client")

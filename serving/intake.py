@@ -9,13 +9,14 @@ import math
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 import orjson
 
 from matching.errors import DeadlineExceeded, LikewiseError, Overloaded, RateLimited, TooManyInFlight, Unauthenticated
 from serving.admission import Ticket, timeout_of
-from serving.auth import Access, Credentials, Gate, Principal
+from serving.auth import Access, Credentials, Gate
 from serving.error_codes import code_of, public_message
 from serving.metrics import Metrics
 from serving.query import Route
@@ -54,8 +55,35 @@ class _Refused(Exception):
         self.message = message
 
 
+class Reply(NamedTuple):
+    """An answer in JSON; `must_close` where the rest of the request is not worth reading."""
+
+    status: int
+    body: bytes
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    must_close: bool = False
+
+
+@dataclass(slots=True)
+class Call:
+    """A request on its way: what its head says, and what is known of it. `status` is 0 until it is answered."""
+
+    scope: Scope
+    headers: dict[bytes, bytes]
+    record: RequestRecord
+    access: Access
+    began: float
+    deadline: float
+    status: int = 0
+    reason: str | None = None
+
+
 class Intake:
-    """An ASGI application around another; belongs to one event loop."""
+    """An ASGI application around another; belongs to one event loop.
+
+    A connection may answer what `posts` has without ASGI: `begin` and `admit` when the head is there, `answer` when the body is,
+    and `end` when the reply was written.
+    """
 
     def __init__(
         self,
@@ -85,12 +113,43 @@ class Intake:
         self._gate = gate
         self._access_of = access_of
         self._image_path = image_path
-        self._posts = posts or {}
+        self.posts = posts or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        call = self.begin(scope)
+        is_read = False
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                call.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *headers_of(call.record)]
+            await send(message)
+
+        try:
+            self.admit(call)
+            body = await self._body(call, receive)
+            is_read = True
+            post = self.posts.get(scope["path"]) if scope["method"] == "POST" else None
+            if post is None:
+                await self._app(scope, _replayed(body, receive), sending)
+            else:
+                await _respond(sending, await self.answer(call, post, body))
+        except Exception as error:  # the top of a request
+            reply = self.failed(call, error)
+            if not call.status:
+                if isinstance(error, RateLimited) and _n_bytes(call.headers) <= _DRAINED_BYTES:
+                    with contextlib.suppress(_Refused):
+                        await self._body(call, receive)
+                        is_read = True
+                must_close = reply.must_close or (not is_read and _n_bytes(call.headers) > 0)
+                await _respond(sending, reply._replace(must_close=must_close))
+        self.end(call)
+
+    def begin(self, scope: Scope) -> Call:
+        """Return what the head of a request says; to be ended by `end`."""
         began = time.monotonic()
         headers: dict[bytes, bytes] = dict(scope["headers"])
         given = headers.get(b"x-request-id")
@@ -98,79 +157,76 @@ class Intake:
         record = RequestRecord(request_id, "http", trace=begin(headers.get(b"traceparent")))
         scope[RECORD] = record
         deadline = scope.setdefault(DEADLINE, began + self._settings.request_deadline_s)
-        status = 0
-        access = self._access_of(scope["method"], scope["path"])
-        reason: str | None = None
-        is_read = False
+        return Call(scope, headers, record, self._access_of(scope["method"], scope["path"]), began, deadline)
 
-        async def sending(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [
-                    *message.get("headers", ()),
-                    (b"x-request-id", record.request_id.encode()),
-                    *_HEADERS,
-                ]
-            await send(message)
+    def admit(self, call: Call) -> None:
+        """Let a request in by its head.
 
+        Raises:
+            LikewiseError: who asks may not, or too often, or what the head says cannot be read or came too late.
+        """
+        if call.access != "open":
+            call.record.principal = principal = self._gate.identify(_credentials(call.headers), call.access)
+            if principal is not None:
+                self._gate.admit(principal, call.access)
+                ticket: Ticket = call.scope[TICKET]
+                ticket.claim(principal.name)
+        call.record.route = _route(call.headers, call.record.request_id)
+        _check_time(call.scope, call.headers)
+
+    async def answer(self, call: Call, post: Post, body: bytes) -> Reply:
+        """Return the answer to a POST, whatever becomes of it."""
         try:
-            if access != "open":
-                record.principal = self._gate.identify(_credentials(headers), access)
-                self._let_in(record.principal, access, scope)
-            record.route = _route(headers, record.request_id)
-            _check_time(scope, headers)
-            body = await self._body(scope, headers, receive)
-            is_read = True
-            post = self._posts.get(scope["path"]) if scope["method"] == "POST" else None
-            if post is None:
-                await self._app(scope, _replayed(body, receive), sending)
-            else:
-                await _respond(sending, 200, await post(body, record, deadline))
-        except _Refused as refused:
-            # The rest of the body is not worth reading: the connection ends with the answer.
-            body = error_body(refused.http, _STATUS_NAMES[refused.http], refused.message, record.request_id)
-            await _respond(sending, refused.http, body, close=True)
+            return Reply(200, await post(body, call.record, call.deadline))
         except Exception as error:  # the top of a request
-            if not isinstance(error, LikewiseError):
-                _log.exception("request %s failed", record.request_id)
-            reason = "caller_in_flight" if isinstance(error, TooManyInFlight) else None
-            if not status:
-                if isinstance(error, RateLimited) and _n_bytes(headers) <= _DRAINED_BYTES:
-                    with contextlib.suppress(_Refused):
-                        await self._body(scope, headers, receive)
-                        is_read = True
-                http, body = error_response(error, record.request_id)
-                must_close = not is_read and _n_bytes(headers) > 0
-                await _respond(sending, http, body, _advice(error, scope, headers), close=must_close)
-        seconds = time.monotonic() - began
-        scope[STATUS] = status or 499  # 499: the caller went away before there was an answer
-        code = str(scope[STATUS])
-        self._metrics.requested("http", record.endpoint, code, seconds, reason=reason)
+            return self.failed(call, error)
+
+    def failed(self, call: Call, error: Exception) -> Reply:
+        """Return what a caller is told of an error."""
+        request_id = call.record.request_id
+        if isinstance(error, _Refused):
+            # The rest of the body is not worth reading: the connection ends with the answer.
+            body = error_body(error.http, _STATUS_NAMES[error.http], error.message, request_id)
+            return Reply(error.http, body, must_close=True)
+        if not isinstance(error, LikewiseError):
+            _log.error("request %s failed", request_id, exc_info=error)
+        call.reason = "caller_in_flight" if isinstance(error, TooManyInFlight) else None
+        http, body = error_response(error, request_id)
+        return Reply(http, body, _advice(error, call.scope, call.headers))
+
+    def end(self, call: Call) -> None:
+        """Count and note a request that was answered, or whose caller went away."""
+        seconds = time.monotonic() - call.began
+        call.scope[STATUS] = call.status = call.status or 499  # 499: the caller went away before there was an answer
+        record, code = call.record, str(call.status)
+        self._metrics.requested("http", record.endpoint, code, seconds, reason=call.reason)
         log_request(record, code, seconds * 1e3)
-        if access == "admin":
-            log_audit(record, f"{scope['method']} {scope['path']}", code)
+        if call.access == "admin":
+            log_audit(record, f"{call.scope['method']} {call.scope['path']}", code)
 
-    def _let_in(self, principal: Principal | None, access: Access, scope: Scope) -> None:
-        if principal is not None:
-            self._gate.admit(principal, access)
-            ticket: Ticket = scope[TICKET]
-            ticket.claim(principal.name)
+    def too_slow(self) -> Exception:
+        """Return why a body is not waited for any longer."""
+        limit_s = self._settings.receive_deadline_s
+        return _Refused(408, f"[request] the body did not arrive within {limit_s:g} s; send it faster")
 
-    async def _body(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        if scope["method"] in ("GET", "HEAD", "OPTIONS") and b"transfer-encoding" not in headers:
+    async def _body(self, call: Call, receive: Receive) -> bytes:
+        method, path, headers = call.scope["method"], call.scope["path"], call.headers
+        if method in ("GET", "HEAD", "OPTIONS") and b"transfer-encoding" not in headers:
             if headers.get(b"content-length", b"0") == b"0":
                 return b""
-            raise _Refused(400, f"[request] {scope['method']} with a body; expected none; send it by POST")
-        is_image = scope["path"] == self._image_path
-        limit = self._settings.max_image_bytes if is_image else self._settings.max_json_bytes
+            raise _Refused(400, f"[request] {method} with a body; expected none; send it by POST")
+        limit = self._settings.max_image_bytes if path == self._image_path else self._settings.max_json_bytes
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > limit:
             raise _Refused(413, f"[request] the body has {int(length):,} bytes; at most {limit:,}; send less")
-        limit_s = self._settings.receive_deadline_s
-        if (body := await _within(_received(receive, limit), limit_s)) is None:
-            raise _Refused(408, f"[request] the body did not arrive within {limit_s:g} s; send it faster")
+        if (body := await _within(_received(receive, limit), self._settings.receive_deadline_s)) is None:
+            raise self.too_slow()
         return body
+
+
+def headers_of(record: RequestRecord) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the headers that every answer has."""
+    return ((b"x-request-id", record.request_id.encode()), *_HEADERS)
 
 
 async def _received(receive: Receive, limit: int) -> bytes:
@@ -302,11 +358,10 @@ def _advice(error: BaseException, scope: Scope, headers: Mapping[bytes, bytes]) 
     return []
 
 
-async def _respond(
-    send: Send, http: int, body: bytes, more: Sequence[tuple[bytes, bytes]] = (), *, close: bool = False
-) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
-    if close:
+async def _respond(send: Send, reply: Reply) -> None:
+    length = str(len(reply.body)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", length), *reply.headers]
+    if reply.must_close:
         headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": http, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})

@@ -550,14 +550,23 @@ class Recommender:
             future = asyncio.get_running_loop().run_in_executor(threads or self._threads, carried(begin))
         except RuntimeError:
             raise Unavailable("[search] the service is shutting down; ask another replica") from None
+        is_late = False
+
+        def give_up() -> None:  # asyncio.wait_for would want a task, which a request that has not waited yet is not
+            nonlocal is_late
+            is_late = future.cancel()
+
+        timer = asyncio.get_running_loop().call_later(deadline - time.monotonic(), give_up)
         try:
-            return await asyncio.wait_for(future, deadline - time.monotonic())
-        except DeadlineExceeded:
-            raise
-        except (TimeoutError, asyncio.TimeoutError):  # two classes before Python 3.11
+            return await future
+        except asyncio.CancelledError:
+            if not is_late:
+                raise
             raise DeadlineExceeded(
                 "[search] no answer within the time given; allow more time or ask for less"
             ) from None
+        finally:
+            timer.cancel()
 
     def _search(
         self, snapshot: Snapshot, queries: Sequence[NeighborQuery], spaces: Sequence[str], detail: Detail
