@@ -8,6 +8,7 @@ import math
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextvars import Context, copy_context
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
@@ -40,7 +41,9 @@ _BACKLOG: Final = 1024
 _DRAINED_BYTES: Final = (
     64 * 1024
 )  # a body of a refused request that is cheaper to read than a connection is to open again
-_LINES: Final[dict[int, bytes]] = {status: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+_LINES: Final[dict[int, bytes]] = {
+    status: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
+}
 _NOBODY: Final = asyncio.Event()  # waits for the body of a request that no application reads
 
 
@@ -98,10 +101,21 @@ class _Ending:
 class _Exchange:
     """A request that is answered without ASGI: what uvicorn's connection, which calls it a cycle, wants to know of it."""
 
-    __slots__ = ("body", "call", "disconnected", "keep_alive", "message_event", "post", "response_complete", "scope")
+    __slots__ = (
+        "body",
+        "call",
+        "context",
+        "disconnected",
+        "keep_alive",
+        "message_event",
+        "post",
+        "response_complete",
+        "scope",
+    )
 
-    def __init__(self, call: Call, post: Post, *, keep_alive: bool) -> None:
+    def __init__(self, call: Call, post: Post, context: Context, *, keep_alive: bool) -> None:
         self.call = call
+        self.context = context  # all connections of a listener share theirs
         self.post = post
         self.scope = call.scope
         self.body: list[bytes] = []
@@ -251,7 +265,7 @@ class Connection(HttpToolsProtocol):
             self._exchange = None
             self._is_partial = False
             exchange.scope[TICKET].wait()
-            self._begin(self._answer(exchange))
+            exchange.context.run(self._begin, self._answer(exchange))
         elif not self._is_refused:
             assert self._ticket is not None
             self._ticket.wait()
@@ -280,7 +294,8 @@ class Connection(HttpToolsProtocol):
     def _begin_exchange(self, post: Post) -> None:
         scope: Any = self.scope
         scope["method"], scope["path"] = "POST", self.url.decode("latin-1")
-        call = self._intake.begin(scope)
+        context = copy_context()
+        call = context.run(self._intake.begin, scope)
         try:
             self._intake.admit(call)
         except Exception as error:  # the top of a request
@@ -289,7 +304,7 @@ class Connection(HttpToolsProtocol):
                 call, error, must_close=n_bytes > (_DRAINED_BYTES if isinstance(error, RateLimited) else 0)
             )
             return
-        self.cycle: Any = _Exchange(call, post, keep_alive=self.parser.should_keep_alive())
+        self.cycle: Any = _Exchange(call, post, context, keep_alive=self.parser.should_keep_alive())
         self._exchange = self.cycle
         self._is_partial = True
 
