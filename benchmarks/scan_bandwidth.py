@@ -64,13 +64,17 @@ def scans(data: Data, threads: int) -> dict[str, Scan]:
     codes = np.round(data.base / scales[:, None]).astype(np.int8)
     made = {
         "float32": Scan(4 * n * dim, partial(scan, data.base, query, K)),
+        "float32, cosine": Scan(4 * n * dim, partial(cpp_ext.scan, data.base, query, K, metric="cosine")),
         "int8": Scan(n * (dim + 4), partial(scan, codes, query, K, scales=scales)),
+        "int8, cosine": Scan(n * (dim + 4), partial(cpp_ext.scan, codes, query, K, metric="cosine", scales=scales)),
     }
     for name, share in (("a random half", 0.5), ("a random tenth", 0.1)):
         chosen = rng.choice(n, round(share * n), replace=False)
         mask = cpp_ext.new_bitmap(n)
         cpp_ext.set_rows(mask, chosen)
         made[f"float32, {name}"] = Scan(4 * len(chosen) * dim, partial(scan, data.base, query, K, mask=mask))
+        asked = partial(scan, codes, query, K, mask=mask, scales=scales)
+        made[f"int8, {name}"] = Scan(len(chosen) * (dim + 4), asked)
     # Only its rows are read: a link from each to the next spares the building of a graph.
     graph = GraphIndex.from_links(data.base, (np.arange(1, n + 1) % n)[:, None], metric=metric, threads=threads)
     assert graph.trace(query, K, effort=NO_WALK).plans == ["scan"]

@@ -186,16 +186,18 @@ class Scorer {
   // Calls take(query, distances, ids) tile after tile, in order for each query.
   template <class Take>
   void score(std::span<const int64_t> ids, Take&& take) {
-    const bool is_lone = n_queries_ == 1 && search_.metric != Metric::cosine;  // cosine meets each vector twice
+    const bool is_lone = n_queries_ == 1;
     const size_t tile_size = is_lone ? lone_vectors : tile_vectors;
     for (size_t at = 0; at < ids.size(); at += tile_size) {
       const size_t n = std::min(tile_size, ids.size() - at);
       Panel<T> panel{
           query(0),        n_queries_, vectors_.dim,        vectors_.values.data(),
           ids.data() + at, n,          ids.size() - at - n, vectors_.scales.empty() ? nullptr : vectors_.scales.data(),
-          scores_.data(),  tile_size};
+          scores_.data(),  tile_size,  norms_.data()};
       if (search_.metric == Metric::l2) {
         simd_.l2(panel);
+      } else if (search_.metric == Metric::cosine && is_lone) {
+        simd_.dot_and_norm(panel);
       } else {
         if (search_.metric == Metric::cosine) {
           panel.out = norms_.data();
@@ -207,7 +209,7 @@ class Scorer {
       }
       const std::span<const int64_t> tile = ids.subspan(at, n);
       if (search_.metric == Metric::ip) turn_into_distances(tile, tile_size);
-      if (search_.metric == Metric::cosine) turn_into_cosines(tile);
+      if (search_.metric == Metric::cosine) turn_into_cosines(tile, tile_size);
       for (size_t q = 0; q < n_queries_; ++q) {
         take(q, std::span<const float>(scores_).subspan(q * tile_size, n), tile);
       }
@@ -223,12 +225,12 @@ class Scorer {
     }
   }
 
-  void turn_into_cosines(std::span<const int64_t> ids) {
-    std::array<float, tile_vectors> scales;
+  void turn_into_cosines(std::span<const int64_t> ids, size_t tile_size) {
+    std::array<float, lone_vectors> scales;
     gather_scales(ids, scales);
     for (size_t i = 0; i < ids.size(); ++i) norms_[i] = std::sqrt(norms_[i]) * scales[i];
     for (size_t q = 0; q < n_queries_; ++q) {
-      float* scores = scores_.data() + q * tile_vectors;
+      float* scores = scores_.data() + q * tile_size;
       for (size_t i = 0; i < ids.size(); ++i) {
         const float norms = query_norms_[q] * norms_[i];
         scores[i] = 1.0F - (norms > 0.0F ? scores[i] * scales[i] / norms : 0.0F);
@@ -251,7 +253,7 @@ class Scorer {
   std::vector<Collector> collectors_;
   std::vector<float> scores_;
   std::vector<float> query_norms_;
-  std::array<float, tile_vectors> norms_{};
+  std::array<float, lone_vectors> norms_{};
   std::vector<int64_t> ids_;
   std::vector<int64_t> owners_;
   std::vector<BestOf> best_of_;

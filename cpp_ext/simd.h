@@ -21,6 +21,7 @@ struct Panel {
   const float* scales;  // one a vector, null = 1; only l2 reads it
   float* out;
   size_t out_stride;
+  float* norms = nullptr;  // [n_ids]; only dot_and_norm writes it
 };
 
 enum class Operator { less, less_equal, equal, greater_equal, greater, not_equal };
@@ -34,7 +35,8 @@ template <class T>
 struct Scores {
   void (*dot)(const Panel<T>&);
   void (*l2)(const Panel<T>&);
-  void (*norm)(const Panel<T>&);  // out[i] = squared norm of vector ids[i]; queries are not read
+  void (*norm)(const Panel<T>&);          // out[i] = squared norm of vector ids[i]; queries are not read
+  void (*dot_and_norm)(const Panel<T>&);  // both, of one query, in one pass: out and norms as the two would have them
 };
 
 // What stands behind a row's sign bits; with them it bounds a distance from below.

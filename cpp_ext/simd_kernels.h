@@ -13,7 +13,7 @@
 
 namespace likewise {
 
-enum class Form { dot, l2, norm };
+enum class Form { dot, l2, norm, dot_and_norm };
 
 inline constexpr size_t line_bytes = 64;
 inline constexpr size_t ahead_bytes =
@@ -31,6 +31,7 @@ template <class V, Form form, int R, int Q, bool prefetch, class T>
   const float* queries[Q];
   reg minus_scale[R];
   reg sums[2][R][Q];
+  reg squares[2][R];
   for (int r = 0; r < R; ++r) {
     const int64_t id = panel.ids[first_id + r];
     rows[r] = panel.vectors + static_cast<size_t>(id) * dim;
@@ -41,6 +42,7 @@ template <class V, Form form, int R, int Q, bool prefetch, class T>
     if constexpr (form == Form::l2 && sizeof(T) == 1) {
       minus_scale[r] = V::broadcast(panel.scales ? -panel.scales[id] : -1.0F);
     }
+    squares[0][r] = squares[1][r] = V::zero();
     for (int q = 0; q < Q; ++q) sums[0][r][q] = sums[1][r][q] = V::zero();
   }
   for (int q = 0; q < Q; ++q) {
@@ -49,12 +51,16 @@ template <class V, Form form, int R, int Q, bool prefetch, class T>
 
   const auto step = [&](size_t i, int half, auto load) __attribute__((always_inline)) {
     reg row[R];
-    for (int r = 0; r < R; ++r) row[r] = load(rows[r] + i);
+    for (int r = 0; r < R; ++r) {
+      row[r] = load(rows[r] + i);
+      if constexpr (form == Form::dot_and_norm) squares[half][r] = V::fma(row[r], row[r], squares[half][r]);
+    }
     for (int q = 0; q < Q; ++q) {
       reg query = V::zero();
       if constexpr (form != Form::norm) query = load(queries[q] + i);
       for (int r = 0; r < R; ++r) {
-        if constexpr (form == Form::dot) sums[half][r][q] = V::fma(query, row[r], sums[half][r][q]);
+        if constexpr (form == Form::dot || form == Form::dot_and_norm)
+          sums[half][r][q] = V::fma(query, row[r], sums[half][r][q]);
         if constexpr (form == Form::norm) sums[half][r][q] = V::fma(row[r], row[r], sums[half][r][q]);
         if constexpr (form == Form::l2) {
           reg gap;
@@ -97,6 +103,9 @@ template <class V, Form form, int R, int Q, bool prefetch, class T>
   }
 
   for (int r = 0; r < R; ++r) {
+    if constexpr (form == Form::dot_and_norm) {
+      panel.norms[first_id + r] = V::sum(V::add(squares[0][r], squares[1][r]));
+    }
     for (int q = 0; q < Q; ++q) {
       panel.out[(first_query + q) * panel.out_stride + first_id + r] = V::sum(V::add(sums[0][r][q], sums[1][r][q]));
     }
@@ -135,7 +144,9 @@ void score(const Panel<T>& panel) {
   if constexpr (sizeof(T) == 4) {
     if (is_stream<V>(panel)) return score_queries<V, form, 1, 1, false>(panel, 0);
   }
-  if constexpr (form == Form::norm) {
+  if constexpr (form == Form::dot_and_norm) {
+    score_queries<V, form, (V::solo_rows + 1) / 2, 1, true>(panel, 0);  // it has twice the sums
+  } else if constexpr (form == Form::norm) {
     score_queries<V, form, V::solo_rows, 1, true>(panel, 0);
   } else {
     size_t query = 0;
@@ -174,8 +185,10 @@ template <class V>
 constexpr Simd make_simd(const char* name) {
   Simd table{};
   table.name = name;
-  table.f32 = {score<V, Form::dot, float>, score<V, Form::l2, float>, score<V, Form::norm, float>};
-  table.i8 = {score<V, Form::dot, int8_t>, score<V, Form::l2, int8_t>, score<V, Form::norm, int8_t>};
+  table.f32 = {score<V, Form::dot, float>, score<V, Form::l2, float>, score<V, Form::norm, float>,
+               score<V, Form::dot_and_norm, float>};
+  table.i8 = {score<V, Form::dot, int8_t>, score<V, Form::l2, int8_t>, score<V, Form::norm, int8_t>,
+              score<V, Form::dot_and_norm, int8_t>};
   fill_compare<V>(table.compare_i64);
   fill_compare<V>(table.compare_f32);
   fill_compare<V>(table.compare_f64);
