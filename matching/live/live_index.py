@@ -135,7 +135,13 @@ class LiveIndex:
         if self._failure is not None:
             raise Unavailable(f"[write] {self._failure}; reads go on, mend it and start again")
         known = dict(self._records.types)  # what is settled meanwhile is new to these writes
-        self._check_all(writes, known)
+        try:
+            self._check_all(writes, known)
+        except NotFound:  # it may have been there when this was asked for the first time
+            answered = None if request_id is None else self._log.answered(request_id)
+            if answered is None:
+                raise
+            return answered
         payloads = [pack_write(write) for write in writes]
         new = {
             number.namespace: number.type

@@ -101,6 +101,9 @@ class Log(Protocol):
                 same: repeat the request with its request id.
         """
 
+    def answered(self, request_id: str) -> Appended | None:
+        """Return how a request was answered, None for one that is not remembered here."""
+
     def newest(self, *, timeout_s: float) -> int:
         """Return a sequence that no record acknowledged before the call is beyond, by whomever it was appended.
 

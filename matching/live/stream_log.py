@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent import futures
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -245,9 +245,8 @@ class StreamLog:
         with self._lock:
             self._check_open("append")
             self._check_failure("append")
-            known = self._known.answered(request_id or "")
-        if known is not None:
-            return Appended(known.first_sequence, known.last_sequence, is_repeat=True)
+        if request_id is not None and (known := self.answered(request_id)) is not None:
+            return known
         n_bytes = sum(map(len, payloads)) + 4 * len(payloads)
         if n_bytes > self._max_payload - _MESSAGE_ROOM:
             raise LimitExceeded(
@@ -257,6 +256,12 @@ class StreamLog:
         append_id = os.urandom(16)
         message_id = "a" + append_id.hex() if request_id is None else "r" + base64.urlsafe_b64encode(encoded).decode()
         return self._asked("append", self._append(append_id, message_id, request_id or "", payloads))
+
+    def answered(self, request_id: str) -> Appended | None:
+        """Return how a request was answered, None for one that this process has not read."""
+        with self._lock:
+            known = self._known.answered(request_id)
+        return None if known is None else replace(known, is_repeat=True)
 
     def newest(self, *, timeout_s: float) -> int:
         """Ask the broker for the newest message, wait until it was read, and return the sequence of its last record.

@@ -26,7 +26,7 @@ import os
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -246,6 +246,12 @@ class WriteLog:
     def reach(self) -> Reach:
         """How far the log reaches: what is on disk can be read at once."""
         return Reach(self.last_sequence)
+
+    def answered(self, request_id: str) -> Appended | None:
+        """Return how a request was answered, None for one that is not remembered or waits for the disk."""
+        with self._lock:
+            known = self._requests.get(request_id)
+        return replace(known, is_repeat=True) if isinstance(known, Appended) else None
 
     def newest(self, *, timeout_s: float) -> int:
         """Return the sequence of the newest acknowledged record; only this object acknowledges any."""

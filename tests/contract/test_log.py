@@ -167,6 +167,8 @@ def test_a_repeated_request_appends_nothing(opener: Open) -> None:
         assert log.append([b"a", b"b"], request_id="x") == Appended(1, 2)
         assert log.append([b"c"], request_id=odd) == Appended(3, 3)
         assert log.append([b"other"], request_id="x") == Appended(1, 2, is_repeat=True)
+        assert log.answered("x") == Appended(1, 2, is_repeat=True)
+        assert log.answered("y") is None
     with opener() as log:
         assert log.append([b"a", b"b"], request_id="x") == Appended(1, 2, is_repeat=True)
         assert log.append([b"c"], request_id=odd) == Appended(3, 3, is_repeat=True)

@@ -266,6 +266,15 @@ def test_a_change_needs_somebody_to_change(live: LiveIndex) -> None:
         version.search(GOOD, 3, space="vectors", filter=Filter((), (NumericRestrict("price", 1, "int64", "LESS"),)))
 
 
+def test_a_change_is_answered_as_the_first_time_though_what_it_changed_is_gone(live: LiveIndex) -> None:
+    change = Change(Datapoint("5-00001", crowding_tag="b"), frozenset({"crowding_tag"}))
+    first = live.write([change], request_id="sale")
+    written(live, Delete("5-00001"))
+    assert live.write([change], request_id="sale") == replace(first, is_repeat=True)
+    with pytest.raises(NotFound, match="upsert it with its vectors"):
+        live.write([change], request_id="another sale")
+
+
 def test_a_change_may_follow_the_upsert_it_builds_on_at_once(live: LiveIndex) -> None:
     for at in range(50):
         live.write([Upsert(Datapoint(f"new-{at}"), {"vectors": GOOD})])
