@@ -17,8 +17,8 @@ from matching.container import open_container
 from matching.encoder_spec import EncoderSpec
 from matching.errors import CorruptArtifact
 from matching.faiss_index import FaissIndex
-from matching.graph_index import GraphIndex
 from matching.files import sha256_of
+from matching.graph_index import GraphIndex
 from matching.manifest import FILE_NAME, Manifest, SealedFile, ShardEntry, SpaceEntry
 from matching.space import Shard, Space, SparseIndex
 

@@ -14,6 +14,7 @@ from matching.datapoint import Datapoint, SparseRows
 from matching.live import Delete, LiveIndex, Upsert, WriteLog, pack_write
 from matching.store import Store
 from matching.version import IndexVersion
+from tests.disks import empty, fill, small_disk
 from tests.versions import build_version
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,6 +138,33 @@ def test_a_kill_at_any_system_call(shop: tuple[Store, Path], tmp_path: Path, cal
             break
         n_hit += 1
     assert n_hit > 0
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("step", [3.0, pytest.param(1.2, marks=pytest.mark.slow)])
+def test_a_small_disk_leaves_nothing_half_and_space_mends_it(
+    shop: tuple[Store, Path], tmp_path: Path, step: float
+) -> None:
+    """So much of a disk is free, more each time, until the next version has room."""
+    kept, log = shop
+    with small_disk(tmp_path / "disk", 64 << 20) as disk:
+        store = Store(Path(shutil.copytree(kept.path, disk / "store")))
+        expected, base = state(store, log), store.resolve("shop")
+        free_bytes, n_refused = 4_096.0, 0
+        while store.resolve("shop") == base:
+            fill(disk, but=int(free_bytes))
+            ended = run(store, log)
+            assert ended.returncode in (0, 1, 3), ended.stderr
+            check_old_or_new(store, log, expected, (base,))
+            if ended.returncode:
+                n_refused += 1
+                assert "No space left on device" in ended.stdout + ended.stderr
+                assert len(store.versions()) <= 2, "what was published is whole"
+            free_bytes *= step
+        assert n_refused >= 3
+        empty(disk)
+        store.remove_work(store.new_work("next"))
+        assert list((store.path / "work").iterdir()) == []
 
 
 @pytest.mark.timeout(3600)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -67,40 +68,59 @@ def test_same_input_and_seed_give_the_same_bytes_in_any_order(tmp_path: Path, pl
     assert manifests[0] == manifests[1]
 
 
-@pytest.mark.parametrize("plan", ["flat", "graph", "hnsw"])
-def test_one_flipped_byte_in_any_file_is_found_before_an_answer(
-    store: Store, make_version: MakeVersion, plan: str, rng: np.random.Generator
+PLANS = ["flat", "graph", "hnsw", "ivfpq"]
+EXTREMES = (0, 1, -1, 2**31 - 1, 2**31, -(2**31), 2**63 - 1, -(2**63))
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("n_each", [40, pytest.param(1_000, marks=pytest.mark.slow)])
+def test_no_damage_to_any_file_reaches_an_answer(
+    store: Store, make_version: MakeVersion, plan: str, n_each: int, rng: np.random.Generator
 ) -> None:
-    points, vectors = shop(300)
+    """Bytes flipped anywhere, extreme numbers in headers, and ends cut off: so many of each a file."""
+    points, vectors = shop(10_000 if plan == "ivfpq" else 300)  # as many as product codes need to train
     version = make_version(points, vectors, plan=plan, recall_target=0.5)
     directory = store.directory(version.version_id)
     files = sorted(f for f in directory.rglob("*") if f.is_file())
     assert len(files) == (3 if plan == "flat" else 4)
     for file in files:
         whole = file.read_bytes()
-        for at in [0, 9, len(whole) - 1, *rng.integers(0, len(whole), 60).tolist()]:
-            damaged = bytearray(whole)
-            damaged[at] ^= 1 << int(rng.integers(8))
+        for turn, damaged in enumerate(damages(whole, n_each, rng)):
             file.write_bytes(damaged)
             with pytest.raises(CorruptArtifact, match=r"restore|build"):
                 store.open(version.version_id)
-            with pytest.raises(CorruptArtifact):
-                store.verify(version.version_id)
+            if turn % 10 == 0:
+                with pytest.raises(CorruptArtifact):
+                    store.verify(version.version_id)
         file.write_bytes(whole)
     assert answers(store.open(version.version_id), vectors) == answers(version, vectors)
     assert store.verify(version.version_id) > 0
 
 
-def test_truncated_missing_and_foreign_files_are_found(store: Store, make_version: MakeVersion) -> None:
+def damages(whole: bytes, n_each: int, rng: np.random.Generator) -> Iterator[bytes]:
+    """Yield a file with a bit or a byte changed, with a number in its first 256 bytes changed, and cut."""
+    for at in [0, 9, len(whole) - 1, *rng.integers(0, len(whole), n_each).tolist()]:
+        damaged = bytearray(whole)
+        damaged[at] ^= int(rng.integers(1, 256)) if at % 2 else 1 << int(rng.integers(8))
+        yield bytes(damaged)
+    numbers = [(at, n, value) for n in (4, 8) for at in range(0, 256, n) for value in EXTREMES]
+    for chosen in rng.permutation(len(numbers))[:n_each]:
+        at, n, value = numbers[chosen]
+        damaged = bytearray(whole)
+        damaged[at : at + n] = (value % 2 ** (8 * n)).to_bytes(n, "little")
+        if damaged != whole:
+            yield bytes(damaged)
+    for size in [0, 1, len(whole) - 1, *rng.integers(0, len(whole), n_each // 4).tolist()]:
+        yield whole[:size]
+
+
+def test_missing_and_foreign_files_are_found(store: Store, make_version: MakeVersion) -> None:
     points, vectors = shop(200)
     version = make_version(points, vectors)
     directory = store.directory(version.version_id)
     for file in sorted(f for f in directory.rglob("*") if f.is_file()):
         whole = file.read_bytes()
-        for size in (0, 1, len(whole) // 2, len(whole) - 1):
-            file.write_bytes(whole[:size])
-            with pytest.raises(CorruptArtifact):
-                store.open(version.version_id)
         file.unlink()
         with pytest.raises(CorruptArtifact):
             store.open(version.version_id)
@@ -110,14 +130,54 @@ def test_truncated_missing_and_foreign_files_are_found(store: Store, make_versio
         store.verify(version.version_id)
 
 
-def test_swapped_manifest_of_another_version_is_refused(store: Store, make_version: MakeVersion) -> None:
+def test_whole_files_in_each_other_s_place_are_found(store: Store, make_version: MakeVersion) -> None:
+    """Shards of one length, of this version and of an older one: every checksum in them is right."""
+    points, _ = shop(2048)
+    both = [np.random.default_rng(seed).standard_normal((2048, 16)).astype(np.float32) for seed in (1, 2)]
+    older, version = (make_version(points, vectors, shard_bytes=1 << 16) for vectors in both)
+    directory = store.directory(version.version_id)
+    shards = sorted(directory.rglob("*.vectors"))
+    assert len({shard.stat().st_size for shard in shards}) == 1 < len(shards)
+    for file, other in (
+        (shards[0], shards[1]),
+        (shards[1], store.directory(older.version_id) / shards[1].relative_to(directory)),
+    ):
+        whole = file.read_bytes()
+        file.write_bytes(other.read_bytes())
+        with pytest.raises(CorruptArtifact, match=rf"{file.name} is not what was sealed"):
+            store.open(version.version_id)
+        file.write_bytes(whole)
+    assert answers(store.open(version.version_id), both[1]) == answers(version, both[1])
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("step", [41, pytest.param(1, marks=pytest.mark.slow)])
+def test_no_byte_of_a_manifest_may_change(
+    store: Store, make_version: MakeVersion, step: int, rng: np.random.Generator
+) -> None:
     points, vectors = shop(100)
-    first, second = make_version(points, vectors), make_version(points[:50], vectors[:50])
-    shutil.copy(
-        store.directory(second.version_id) / "manifest.json", store.directory(first.version_id) / "manifest.json"
-    )
-    with pytest.raises(CorruptArtifact, match="was changed after the version was sealed"):
-        store.open(first.version_id)
+    older, version = make_version(points[:50], vectors[:50]), make_version(points, vectors)
+    file = store.directory(version.version_id) / "manifest.json"
+    whole = file.read_bytes()
+    wrong = [whole[:size] for size in range(0, len(whole), step)]
+    for at in range(0, len(whole), step):
+        for flip in (0x01, 0x80, int(rng.integers(2, 128))):
+            wrong.append(whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :])
+    told = json.loads(whole)
+    wrong += [
+        whole.replace(b"{", b'{"format": 2,', 1),
+        whole.replace(b"{", b'{"stray": 2,', 1),
+        json.dumps(told).encode(),
+        json.dumps(told | {"seed": 7}).encode(),
+        (store.directory(older.version_id) / "manifest.json").read_bytes(),
+    ]
+    for content in wrong:
+        file.write_bytes(content)
+        with pytest.raises(CorruptArtifact, match="was changed after the version was sealed"):
+            store.open(version.version_id)
+    assert len(wrong) > 4 * len(whole) // step
+    file.write_bytes(whole)
+    assert answers(store.open(version.version_id), vectors) == answers(version, vectors)
 
 
 def resealed(store: Store, version: IndexVersion, **changes: object) -> str:
@@ -131,12 +191,17 @@ def resealed(store: Store, version: IndexVersion, **changes: object) -> str:
     return new.name
 
 
-def test_a_manifest_of_the_first_format_knows_no_log_and_opens(store: Store, make_version: MakeVersion) -> None:
+def test_a_manifest_of_the_first_format_knows_no_log_and_no_ends_and_opens(
+    store: Store, make_version: MakeVersion
+) -> None:
     points, vectors = shop(60)
     version = make_version(points, vectors)
-    first = store.open(resealed(store, version, format=1, log_sequence=None, parent="x"))
+    files = json.loads((store.directory(version.version_id) / "manifest.json").read_text())["files"]
+    bare = {name: {key: told[key] for key in ("n_bytes", "sha256")} for name, told in files.items()}
+    first = store.open(resealed(store, version, format=1, log_sequence=None, parent="x", files=bare))
     assert first.manifest.log_sequence == 0
     assert answers(first, vectors) == answers(version, vectors)
+    assert store.verify(first.version_id) > 0
 
 
 @pytest.mark.parametrize(
@@ -146,7 +211,7 @@ def test_a_manifest_of_the_first_format_knows_no_log_and_opens(store: Store, mak
         ({"log_sequence": 1.5}, "its last write is 1.5"),
         ({"log_sequence": True}, "its last write is True"),
         ({"log_sequence": "7"}, "its last write is '7'"),
-        ({"format": 3}, "has format 3, this program reads 1 to 2"),
+        ({"format": 4}, "has format 4, this program reads 1 to 3"),
         ({"format": None}, "has format None"),
     ],
 )
