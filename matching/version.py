@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +20,7 @@ from matching.manifest import FILE_NAME, Manifest, read_manifest
 from matching.opening import OpenedFiles, check_file, open_space
 from matching.space import Bitmap, Plan, Space
 
+_new = tuple.__new__  # what a named tuple has of its own is a Python function
 MAX_K = 10_000
 MAX_MAGNITUDE = 1e6
 MIN_NORM = 1e-6
@@ -347,7 +350,8 @@ class IndexVersion:
     def _neighbors(self, rows: list[int], distances: list[float]) -> tuple[Neighbor, ...]:
         if rows[-1] < 0:
             rows = [row for row in rows if row >= 0]
-        return tuple(map(Neighbor, self.columns.datapoint_ids(rows), distances, self.columns.crowding_tags(rows)))
+        told = zip(self.columns.datapoint_ids(rows), distances, self.columns.crowding_tags(rows), repeat(None))
+        return tuple([_new(Neighbor, each) for each in told])
 
 
 def check_queries(vectors: NDArray[np.float32], space: Space) -> NDArray[np.float32]:
@@ -361,19 +365,19 @@ def check_queries(vectors: NDArray[np.float32], space: Space) -> NDArray[np.floa
         raise InvalidQuery(
             f"[search] queries of shape {list(queries.shape)} for space {space.name!r}; expected [q, {space.dim}] with q >= 1"
         )
-    with np.errstate(over="ignore", invalid="ignore"):
-        norms = np.sqrt(np.vecdot(queries, queries))  # not finite where a value is not
-    if not (norms <= MAX_MAGNITUDE).all():
+    # einsum warns of nothing; a norm is not finite where a value is not
+    norms = [math.sqrt(square) for square in np.einsum("qd,qd->q", queries, queries).tolist()]
+    if not all(norm <= MAX_MAGNITUDE for norm in norms):
         raise InvalidQuery(
             f"[search] a query holds a value that is not finite, or has a norm above {MAX_MAGNITUDE:g}; send finite numbers"
         )
     if space.metric != "cosine":
         return queries
-    if norms.min() < MIN_NORM:
+    if min(norms) < MIN_NORM:
         raise InvalidQuery(
-            f"[search] a query of norm {norms.min():g} has no direction; cosine needs a norm of {MIN_NORM:g} or more"
+            f"[search] a query of norm {min(norms):g} has no direction; cosine needs a norm of {MIN_NORM:g} or more"
         )
-    return cast(NDArray[np.float32], queries / norms[:, None])
+    return queries / np.array(norms, np.float32)[:, None]
 
 
 def check_knobs(k: int, crowding_cap: int, effort: int | None, recall_target: float | None) -> None:

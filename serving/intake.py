@@ -317,10 +317,10 @@ def _check_time(scope: Scope, headers: Mapping[bytes, bytes]) -> None:
         InvalidInput: it says so in a way that nobody can read.
         DeadlineExceeded: a body would be read in vain.
     """
-    for name in (b"grpc-timeout", b"x-server-timeout"):
-        if (given := headers.get(name)) is not None:
-            text = given.decode("latin-1")
-            timeout_of(*((text, None) if name == b"grpc-timeout" else (None, text)))
+    if (given := headers.get(b"grpc-timeout")) is not None:
+        timeout_of(given.decode("latin-1"), None)
+    if (given := headers.get(b"x-server-timeout")) is not None:
+        timeout_of(None, given.decode("latin-1"))
     if scope["method"] == "POST" and time.monotonic() >= scope[DEADLINE]:
         raise DeadlineExceeded("[request] the time ran out before the request's turn came; allow more time")
 
@@ -330,6 +330,8 @@ def _gone() -> _Refused:
 
 
 def _route(headers: Mapping[bytes, bytes], request_id: str) -> Route:
+    if headers.keys().isdisjoint(_ROUTE):
+        return Route(request_id=request_id)
     unit_id, override, endpoint = (headers.get(name) for name in _ROUTE)
     return route_from(
         None if unit_id is None else unit_id.decode("utf-8", "replace"),

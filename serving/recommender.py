@@ -58,6 +58,8 @@ from serving.tracing import carried, span, tell
 
 T = TypeVar("T")
 Asked = Literal["text", "image", "id"]
+_new = tuple.__new__  # what a named tuple has of its own is a Python function
+_UNTOLD = (None, None, None)  # the datapoint of a neighbor and its vectors
 _SIGNS = 16  # a scan by signs in the graph index is at least so many times as fast as one of float32
 _TELLING, _READING = 1_000, 100_000  # multiply-adds in the time that one neighbor takes, by id and with its datapoint
 _MAX_FACET_TOKENS = 200
@@ -500,9 +502,9 @@ class Recommender:
     async def _find(
         self, snapshot: Snapshot, queries: Sequence[NeighborQuery], detail: Detail, deadline: float
     ) -> Answer:
-        spaces = tuple(self._checked_space(snapshot.version, query) for query in queries)
+        spaces = [self._checked_space(snapshot.version, query) for query in queries]
         most = self._settings.max_neighbors if detail == "id" else self._settings.max_full_neighbors
-        check_total(sum(query.options.k for query in queries), most)
+        check_total(sum([query.options.k for query in queries]), most)
         return await self._answer(snapshot, queries, spaces, detail, deadline)
 
     async def _answer(
@@ -521,8 +523,10 @@ class Recommender:
 
         if snapshot.is_shadow:
             return await self._in_thread(search, deadline, self._unseen)
-        cost = sum(_multiply_adds(snapshot.version, query, space) for query, space in zip(queries, spaces, strict=True))
-        cost += (_TELLING if detail == "id" else _READING) * sum(query.options.k for query in queries)
+        telling = _TELLING if detail == "id" else _READING
+        cost = 0
+        for query, space in zip(queries, spaces, strict=True):
+            cost += _multiply_adds(snapshot.version, query, space) + telling * query.options.k
         reads_sparse = detail == "vectors" and any(snapshot.version.spaces[name].has_sparse for name in spaces)
         if reads_sparse or cost > self._settings.inline_multiply_adds:
             return await self._in_thread(search, deadline)
@@ -584,7 +588,7 @@ class Recommender:
                 self._observer.searched(found.plan, len(asked), time.perf_counter() - began)
                 self._observer.found(version, asked, space, found)
             for at, neighbors in zip(positions, found.neighbors, strict=True):
-                told = tuple(Found(*neighbor) for neighbor in neighbors)
+                told = tuple([_new(Found, neighbor + _UNTOLD) for neighbor in neighbors])
                 told = _detailed(version, told, space, detail)
                 query_id = queries[at].datapoint_id
                 results[at] = Result(query_id, told, space, found.plan, found.effort, found.n_matching)
@@ -657,7 +661,7 @@ def check_filter(wanted: Filter, max_restricts: int, max_tokens: int) -> None:
     n_restricts = len(wanted.restricts) + len(wanted.numeric_restricts)
     if n_restricts > max_restricts:
         raise LimitExceeded(f"[search] the filter has {n_restricts:,} restricts; at most {max_restricts:,}; send fewer")
-    n_tokens = sum(len(restrict.allow) + len(restrict.deny) for restrict in wanted.restricts)
+    n_tokens = sum([len(restrict.allow) + len(restrict.deny) for restrict in wanted.restricts])
     if n_tokens > max_tokens:
         raise LimitExceeded(f"[search] the filter has {n_tokens:,} tokens; at most {max_tokens:,}; send fewer")
 
@@ -710,11 +714,11 @@ def _space_for(version: IndexVersion, asked: Asked, named: str | None) -> str:
 def _multiply_adds(version: IndexVersion, query: NeighborQuery, name: str) -> int:
     """Return what a search may cost at worst: an index search is taken as free, a scan as all of its vectors."""
     space = version.spaces[name]
-    n = space.n_vectors * space.dim
-    if query.options.exact or space.plan_name == "flat" or query.sparse is not None:
-        return n
+    plan = space.plan_name
+    if query.options.exact or plan == "flat" or query.sparse is not None:
+        return space.n_vectors * space.dim
     if query.options.filter:
-        return n // _SIGNS if space.plan_name == "graph" else n
+        return space.n_vectors * space.dim // (_SIGNS if plan == "graph" else 1)
     return 0
 
 

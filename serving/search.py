@@ -64,7 +64,8 @@ def _vectors(version: IndexVersion, queries: Sequence[NeighborQuery], space: str
         raise InvalidQuery(
             f"[search] a feature_vector has {wrong} numbers; space {space!r} has {version.spaces[space].dim}; send that many"
         )
-    return np.stack([query.vector for query in queries if query.vector is not None])
+    vectors = [query.vector for query in queries if query.vector is not None]
+    return vectors[0][None] if len(vectors) == 1 else np.stack(vectors)
 
 
 def _stacked(rows: Sequence[SparseRows]) -> SparseRows | None:

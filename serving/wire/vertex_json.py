@@ -7,7 +7,9 @@ here reads is refused with the nearest right one, because one that is silently i
 from __future__ import annotations
 
 import difflib
+import math
 import re
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NoReturn
@@ -32,6 +34,7 @@ from serving.query import (
     Written,
 )
 
+_ID_ALONE = (None,) * (len(Found._fields) - 2)
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 OPERATORS: Final[dict[str, Operator]] = {
     "LESS": "LESS",
@@ -54,6 +57,11 @@ def _keys(*names: str, **others: str) -> dict[str, str]:
 def _camel(name: str) -> str:
     first, *rest = name.split("_")
     return first + "".join(word.title() for word in rest)
+
+
+_KNOWN: dict[bytes, NeighborQuery] = {}  # queries without their vectors, by their JSON
+_MAX_KNOWN: Final = 1024
+_MAX_KNOWN_BYTES: Final = 1024
 
 
 _RESTRICT = _keys(
@@ -142,8 +150,8 @@ def parse_find_neighbors(body: Mapping[str, Any]) -> tuple[tuple[NeighborQuery, 
     fields = _read(body, _FIND, "the request")
     queries = _list(fields.get("queries"), "queries")
     full = _flag(fields, "return_full_datapoint")
-    asked = tuple(_query(query, f"queries[{at}]") for at, query in enumerate(queries))
-    return asked, full, _token(fields)
+    asked = [_query(query, f"queries[{at}]") for at, query in enumerate(queries)]
+    return tuple(asked), full, _token(fields)
 
 
 def parse_read(body: Mapping[str, Any]) -> tuple[tuple[str, ...], str | None, int]:
@@ -327,7 +335,12 @@ def version_json(version: VersionInfo) -> dict[str, Any]:
 
 def _result(result: Result) -> dict[str, Any]:
     return {
-        "neighbors": [_neighbor(found) for found in result.neighbors],
+        "neighbors": [
+            {"datapoint": {"datapointId": found[0]}, "distance": found[1]}
+            if found[2:] == _ID_ALONE
+            else _neighbor(found)
+            for found in result.neighbors
+        ],
         "space": result.space,
         "plan": result.plan,
         "effort": result.effort,
@@ -372,6 +385,27 @@ def _datapoint(
 
 
 def _query(query: object, where: str) -> NeighborQuery:
+    """Read a query. Those of one caller differ in their vectors, so that the rest of each is read once."""
+    point = query.get("datapoint") if isinstance(query, dict) else None
+    values = point.pop("featureVector", None) if isinstance(point, dict) and "feature_vector" not in point else None
+    if not values:
+        return _query_without(query, where)
+    try:
+        rest = orjson.dumps(query)
+    except orjson.JSONEncodeError:  # a surrogate, or an integer of more than 64 bits
+        rest = b""
+    without = _KNOWN.get(rest)
+    if without is None:
+        without = _query_without(query, where)
+        if 0 < len(rest) <= _MAX_KNOWN_BYTES:
+            if len(_KNOWN) >= _MAX_KNOWN:
+                _KNOWN.clear()
+            _KNOWN[rest] = without
+    vector = _vector(values, f"{where}.datapoint.feature_vector")
+    return NeighborQuery(without.datapoint_id, vector, without.sparse, without.options)
+
+
+def _query_without(query: object, where: str) -> NeighborQuery:
     fields = _read(query, _QUERY, where)
     leaves = _real(fields, "fraction_leaf_nodes_to_search_override", where)
     check_fraction(leaves or 0.0)
@@ -456,8 +490,9 @@ def _vector(values: object, where: str) -> NDArray[np.float32]:
     if not set(map(type, numbers)) <= {float, int}:
         wrong = next(at for at, number in enumerate(numbers) if type(number) not in (float, int))
         raise InvalidQuery(f"[request] {where}[{wrong}] is {_kind(numbers[wrong])}; expected a number; correct it")
-    with np.errstate(over="ignore"):
-        vector = np.array(numbers, np.float32)
+    if not numbers:
+        return np.empty(0, np.float32)
+    vector = np.frombuffer(array("f", numbers), np.float32)  # does not warn of what float32 cannot hold
     check_finite(vector, where)
     return vector
 
@@ -468,8 +503,9 @@ def check_finite(vector: NDArray[np.float32], where: str) -> None:
     Raises:
         InvalidQuery: it does not; names the first that is not.
     """
-    if not np.isfinite(vector).all():
-        wrong = int(np.flatnonzero(~np.isfinite(vector))[0])
+    square = np.einsum("d,d->", vector, vector)  # warns of nothing, and is not finite where a value is not
+    if not math.isfinite(square) and len(wrongs := np.flatnonzero(~np.isfinite(vector))):
+        wrong = int(wrongs[0])
         raise InvalidQuery(
             f"[request] {where}[{wrong}] is {vector[wrong]} as float32; expected a finite number; correct it"
         )
