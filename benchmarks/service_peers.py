@@ -135,19 +135,25 @@ def likewise_grpc(asked: dict[str, Any], queries: list[list[float]]) -> Connect:
     return connect
 
 
+def pg_vector(vector: NDArray[np.float32]) -> bytes:
+    """Return a vector as pgvector sends and receives it: its length, 0, and big-endian numbers."""
+    return np.array([len(vector), 0], ">i2").tobytes() + vector.astype(">f4").tobytes()
+
+
 def pgvector(asked: dict[str, Any], queries: list[list[float]]) -> Connect:
-    """Ask PostgreSQL by a prepared statement."""
+    """Ask PostgreSQL by a prepared statement with a binary parameter; as text a vector of 384 costs 1 ms more to read."""
     import asyncpg
 
-    texts = [json.dumps(q) for q in queries]
+    vectors = [np.array(q, np.float32) for q in queries]
 
     async def connect() -> Call:
         connection = await asyncpg.connect(asked["address"])
         await connection.execute(f"SET hnsw.ef_search = {asked['knobs']['ef']}")
-        ready = await connection.prepare(f"SELECT id FROM items ORDER BY embedding <#> $1::text::vector LIMIT {K}")
+        await connection.set_type_codec("vector", encoder=pg_vector, decoder=bytes, format="binary")
+        ready = await connection.prepare(f"SELECT id FROM items ORDER BY embedding <#> $1 LIMIT {K}")
 
         async def call(at: int) -> list[int]:
-            return [row[0] for row in await ready.fetch(texts[at])]
+            return [row[0] for row in await ready.fetch(vectors[at])]
 
         return call
 
@@ -243,15 +249,16 @@ def postgres(folder: Path, base: NDArray[np.float32]) -> Iterator[dict[str, Any]
         told = json.loads(process.stdout.readline())
         np.save(folder.parent / "base.npy", base)
         script = f"""
-import asyncio, asyncpg, json, numpy as np
+import asyncio, asyncpg, sys, numpy as np
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from service_peers import pg_vector
 async def main():
     base = np.load({str(folder.parent / "base.npy")!r})
     c = await asyncpg.connect({told["uri"]!r}, command_timeout=3600)
     await c.execute("CREATE EXTENSION vector; SET maintenance_work_mem = '2GB'; SET max_parallel_maintenance_workers = 1")
     await c.execute("CREATE TABLE items (id bigint PRIMARY KEY, embedding vector({base.shape[1]}))")
-    for at in range(0, len(base), 5000):
-        rows = [(at + i, json.dumps([round(x, 7) for x in v])) for i, v in enumerate(base[at:at + 5000].tolist())]
-        await c.executemany("INSERT INTO items VALUES ($1, $2::text::vector)", rows)
+    await c.set_type_codec("vector", encoder=pg_vector, decoder=bytes, format="binary")
+    await c.copy_records_to_table("items", records=enumerate(base))
     await c.execute("CREATE INDEX ON items USING hnsw (embedding vector_ip_ops) WITH (m = 16, ef_construction = 200)")
     await c.execute("VACUUM ANALYZE items")
 asyncio.run(main())

@@ -337,6 +337,8 @@ def _record(given: Mapping[str, str]) -> RequestRecord:
 
 
 def _route(given: Mapping[str, str], request_id: str) -> Route:
+    if given.keys().isdisjoint(_ROUTE):
+        return Route(request_id=request_id)
     unit_id, override, endpoint = (given.get(name) for name in _ROUTE)
     return route_from(unit_id, override, endpoint, request_id)
 

@@ -59,9 +59,27 @@ def _camel(name: str) -> str:
     return first + "".join(word.title() for word in rest)
 
 
-_KNOWN: dict[bytes, NeighborQuery] = {}  # queries without their vectors, by their JSON
 _MAX_KNOWN: Final = 1024
 _MAX_KNOWN_BYTES: Final = 1024
+
+
+class KnownQueries:
+    """Queries without their vectors, by the bytes that they were read from. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._held: dict[bytes, NeighborQuery] = {}
+        self.get = self._held.get
+
+    def keep(self, rest: bytes, query: NeighborQuery) -> NeighborQuery:
+        """Return the query, kept for the next time where it is short; nothing is kept for no bytes."""
+        if 0 < len(rest) <= _MAX_KNOWN_BYTES:
+            if len(self._held) >= _MAX_KNOWN:
+                self._held.clear()
+            self._held[rest] = query
+        return query
+
+
+_known = KnownQueries()
 
 
 _RESTRICT = _keys(
@@ -394,13 +412,7 @@ def _query(query: object, where: str) -> NeighborQuery:
         rest = orjson.dumps(query)
     except orjson.JSONEncodeError:  # a surrogate, or an integer of more than 64 bits
         rest = b""
-    without = _KNOWN.get(rest)
-    if without is None:
-        without = _query_without(query, where)
-        if 0 < len(rest) <= _MAX_KNOWN_BYTES:
-            if len(_KNOWN) >= _MAX_KNOWN:
-                _KNOWN.clear()
-            _KNOWN[rest] = without
+    without = _known.get(rest) or _known.keep(rest, _query_without(query, where))
     vector = _vector(values, f"{where}.datapoint.feature_vector")
     return NeighborQuery(without.datapoint_id, vector, without.sparse, without.options)
 

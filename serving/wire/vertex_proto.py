@@ -14,10 +14,18 @@ from matching.datapoint import Datapoint, Filter, NumericRestrict, NumericType, 
 from matching.errors import InvalidQuery
 from serving.query import Answer, DatapointWrite, NeighborQuery, Options, ReadAnswer, Result, VersionInfo, Written
 from serving.wire import likewise_pb2 as pb
-from serving.wire.vertex_json import OPERATORS, check_finite, check_fraction, is_restricts_only, sparse_row
+from serving.wire.vertex_json import (
+    OPERATORS,
+    KnownQueries,
+    check_finite,
+    check_fraction,
+    is_restricts_only,
+    sparse_row,
+)
 
 _TYPES: Final[dict[str, NumericType]] = {"value_int": "int64", "value_float": "float32", "value_double": "float64"}
 _FIELDS: Final[dict[NumericType, str]] = {kind: field for field, kind in _TYPES.items()}
+_known = KnownQueries()
 _Operators = pb.IndexDatapoint.NumericRestriction.Operator
 
 
@@ -122,10 +130,21 @@ def version_message(version: VersionInfo) -> pb.Version:
 
 
 def _query(query: pb.FindNeighborsRequest.Query, where: str) -> NeighborQuery:
+    """Read a query. Those of one caller differ in their vectors, so that the rest of each is read once."""
+    values = query.datapoint.feature_vector
+    if not values:
+        return _query_without(query, where)
+    vector = _vector(values, f"{where}.datapoint.feature_vector")
+    query.datapoint.ClearField("feature_vector")
+    rest = query.SerializeToString()
+    without = _known.get(rest) or _known.keep(rest, _query_without(query, where))
+    return NeighborQuery(without.datapoint_id, vector, without.sparse, without.options)
+
+
+def _query_without(query: pb.FindNeighborsRequest.Query, where: str) -> NeighborQuery:
     check_fraction(query.fraction_leaf_nodes_to_search_override)
     point = query.datapoint
     inside = f"{where}.datapoint"
-    vector = _vector(point.feature_vector, f"{inside}.feature_vector") if point.feature_vector else None
     sparse = _sparse(point, inside)
     options = Options(
         k=query.neighbor_count or Options().k,
@@ -139,7 +158,7 @@ def _query(query: pb.FindNeighborsRequest.Query, where: str) -> NeighborQuery:
         rrf_alpha=query.rrf.alpha if query.HasField("rrf") else None,
         score_alpha=query.weighted.alpha if query.HasField("weighted") else None,
     )
-    return NeighborQuery(point.datapoint_id, vector, sparse, options)
+    return NeighborQuery(point.datapoint_id, None, sparse, options)
 
 
 def _write(point: pb.IndexDatapoint, where: str) -> DatapointWrite:
