@@ -2,6 +2,7 @@
 
 from cpp_ext.kernels import (
     backend,
+    best_scores,
     clear_rows,
     compare,
     count,
@@ -20,6 +21,7 @@ from cpp_ext.kernels import (
 
 __all__ = [
     "backend",
+    "best_scores",
     "clear_rows",
     "compare",
     "count",

@@ -3,6 +3,7 @@
 #define LIKEWISE_IMPORTS_NUMPY
 #include "binding.h"
 
+#include <algorithm>
 #include <limits>
 #include <memory>
 #include <span>
@@ -329,6 +330,29 @@ nb::object py_sparse_scores(nb::handle offsets, nb::handle rows, nb::handle weig
   return owning(std::move(scores), {n_rows});
 }
 
+nb::object py_best_scores(nb::handle scores, nb::handle k, nb::handle mask) {
+  Argument values("best_scores", "scores", scores);
+  values.check<float>({{"n"}});
+  const auto most =
+      std::min<size_t>(static_cast<size_t>(check_integer("best_scores", "k", k, 1, max_k)), values.length(0));
+  Argument passing("best_scores", "mask", mask);
+  ConstBitmap words;
+  if (!passing.is_none()) {
+    passing.check<uint64_t>({{"words", static_cast<int64_t>(words_for(values.length(0)))}});
+    words = passing.span<uint64_t>();
+  }
+  std::unique_ptr<int64_t[]> rows;
+  std::unique_ptr<float[]> distances;
+  size_t n_found = 0;
+  {
+    nb::gil_scoped_release unlocked;
+    rows = uninitialised<int64_t>(most);
+    distances = uninitialised<float>(most);
+    n_found = best_scores(values.span<float>(), words, {rows.get(), most}, {distances.get(), most});
+  }
+  return nb::make_tuple(owning(std::move(rows), {n_found}), owning(std::move(distances), {n_found}));
+}
+
 // A borrowed contiguous buffer.
 class Buffer {
  public:
@@ -415,6 +439,9 @@ NB_MODULE(_native, m) {
         "term_weights"_a.none(), "n"_a.none(),
         nb::sig("def sparse_scores(offsets: " LIKEWISE_I64 ", rows: " LIKEWISE_I32 ", weights: " LIKEWISE_F32
                 ", terms: " LIKEWISE_I64 ", term_weights: " LIKEWISE_F32 ", n: int) -> " LIKEWISE_F32));
+  m.def("best_scores", py_best_scores, "scores"_a.none(), "k"_a.none(), "mask"_a.none() = nb::none(),
+        nb::sig("def best_scores(scores: " LIKEWISE_F32 ", k: int, mask: " LIKEWISE_U64
+                " | None = None) -> " LIKEWISE_FOUND));
   m.def("crc32c", py_crc32c, "data"_a.none(), "block_bytes"_a.none(),
         nb::sig("def crc32c(data: typing_extensions.Buffer, block_bytes: int) -> numpy.typing.NDArray[numpy.uint32]"));
   bind_diversity(m);

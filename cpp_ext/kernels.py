@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 __all__ = [
     "backend",
+    "best_scores",
     "clear_rows",
     "compare",
     "count",
@@ -42,6 +43,7 @@ if not TYPE_CHECKING:
 else:
     from cpp_ext.reference import (
         backend,
+        best_scores,
         clear_rows,
         compare,
         count,

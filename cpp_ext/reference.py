@@ -469,6 +469,33 @@ def sparse_scores(
     return scores
 
 
+def best_scores(
+    scores: NDArray[np.float32], k: int, mask: NDArray[np.uint64] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the rows of the k greatest scores above 0, int64[m], best first, ties by row, and the scores negated, float32[m].
+
+    Args:
+        scores: float32[n]; NaN is not above 0.
+        k: at most so many; fewer where fewer are above 0.
+        mask: bitmap of the rows that may be found; None = all.
+
+    Raises:
+        TypeError: an argument has the wrong type or dtype.
+        ValueError: an argument has the wrong shape, or k is out of range.
+    """
+    _check_array("best_scores", "scores", scores, [np.float32], {"n": None})
+    k = _check_integer("best_scores", "k", k, 1, MAX_K)
+    if mask is not None:
+        _check_array("best_scores", "mask", mask, [np.uint64], {"words": _words(len(scores))})
+    rows = np.flatnonzero(scores > 0 if mask is None else (scores > 0) & _unpack(mask, len(scores)))
+    own = scores[rows]
+    if len(rows) > k:
+        near = own >= np.partition(own, len(own) - k)[len(own) - k]  # with all that tie with the k-th
+        rows, own = rows[near], own[near]
+    order = np.lexsort((rows, -own))[:k]
+    return rows[order].astype(np.int64), -own[order]
+
+
 def crc32c(data: Buffer, block_bytes: int) -> NDArray[np.uint32]:
     """Return uint32[ceil(length / block_bytes)], the CRC-32C of each block of a contiguous buffer.
 

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+import cpp_ext
 from matching.errors import InvalidQuery
 
 RANK_CONSTANT = 60
@@ -123,7 +124,7 @@ def rank_sparse(
     scores: NDArray[np.float32],
     k: int,
     *,
-    passing: NDArray[np.bool_] | None = None,
+    matching: NDArray[np.uint64] | None = None,
     tags: NDArray[np.int32] | None = None,
     cap: int = 0,
 ) -> Ranking:
@@ -132,25 +133,16 @@ def rank_sparse(
     Args:
         scores: float32[n].
         k: how many rows at most.
-        passing: bool[n], the rows that may be found; None for all.
+        matching: bitmap of the rows that may be found; None for all.
         tags: int32[n] crowding tags, -1 for none.
         cap: how many rows may share a tag, 0 for any number.
 
     Returns:
         Rows and the negated scores.
     """
-    good = scores > 0
-    if passing is not None:
-        good &= passing
-    rows = np.flatnonzero(good)
-    own = scores[rows]
-    is_capped = bool(cap) and tags is not None
-    if not is_capped and len(rows) > k:
-        near = own >= np.partition(own, len(own) - k)[len(own) - k]  # with all that tie with the k-th
-        rows, own = rows[near], own[near]
-    rows = rows[np.lexsort((rows, -own))]
-    if is_capped:
-        assert tags is not None
-        rows = capped(rows, tags, cap)
-    rows = rows[:k]
+    if not cap or tags is None:
+        return Ranking(*cpp_ext.best_scores(scores, k, matching))
+    rows = np.flatnonzero(scores > 0) if matching is None else cpp_ext.rows_of(matching, len(scores))
+    rows = rows[scores[rows] > 0]
+    rows = capped(rows[np.lexsort((rows, -scores[rows]))], tags, cap)[:k]
     return Ranking(rows, -scores[rows])

@@ -202,8 +202,7 @@ class _Ask:
 
     def rank_sparse(self, scores: NDArray[np.float32]) -> Ranking:
         """Return the head of one query's sparse ranking."""
-        bits = np.unpackbits(self.matching.view(np.uint8), count=len(scores), bitorder="little").view(np.bool_)
-        return rank_sparse(scores, self.depth, passing=bits, tags=self.tags, cap=self.cap)
+        return rank_sparse(scores, self.depth, matching=self.matching, tags=self.tags, cap=self.cap)
 
     def neighbors(
         self, rows: NDArray[np.int64], query: NDArray[np.float32] | None, scores: NDArray[np.float32] | None

@@ -122,18 +122,20 @@ class SparseIndex:
 
     def scores(self, queries: SparseRows, n_rows: int) -> NDArray[np.float32]:
         """Return the inner products of sparse queries with all datapoints, float32[q, n_rows]."""
-        scores = np.zeros((len(queries), n_rows), np.float32)
         if not len(self.dimensions):
-            return scores
+            return np.zeros((len(queries), n_rows), np.float32)
+        scores = []
         for at in range(len(queries)):
             part = slice(int(queries.offsets[at]), int(queries.offsets[at + 1]))
             wanted, weights = queries.dimensions[part], queries.values[part]
             terms = np.searchsorted(self.dimensions, wanted)
             known = self.dimensions[np.minimum(terms, len(self.dimensions) - 1)] == wanted
-            scores[at] = cpp_ext.sparse_scores(
-                self.offsets, self.rows, self.weights, terms[known].astype(np.int64), weights[known], n_rows
+            scores.append(
+                cpp_ext.sparse_scores(
+                    self.offsets, self.rows, self.weights, terms[known].astype(np.int64), weights[known], n_rows
+                )
             )
-        return scores
+        return scores[0][None] if len(scores) == 1 else np.stack(scores)
 
     def vectors(self, rows: NDArray[np.int64], n_rows: int) -> SparseRows:
         """Return the sparse vectors of some datapoints, in their order, dimensions ascending; reads every entry once."""

@@ -16,6 +16,7 @@
 #include "crc32c.h"
 #include "scan.h"
 #include "sparse.h"
+#include "topk.h"
 
 namespace {
 
@@ -333,6 +334,35 @@ void test_sparse() {
                                       "[sparse_scores] offsets gives term 2"));
 }
 
+void test_best_scores() {
+  for (const size_t n : {0, 1, 63, 64, 65, 200}) {
+    for (int turn = 0; turn < 50; ++turn) {
+      const auto scores = draw_values<float>(n, -2, 4);
+      std::vector<uint64_t> mask(words_for(n));
+      for (uint64_t& word : mask) {
+        for (size_t bit = 0; bit < word_bits; ++bit) word = word << 1 | static_cast<uint64_t>(draw(0, 1));
+      }
+      const bool has_mask = turn % 2 == 0;
+      for (const size_t k : {size_t{1}, size_t{7}, n + 1}) {
+        std::vector<int64_t> rows(k);
+        std::vector<float> distances(k);
+        const size_t n_found = best_scores(scores, has_mask ? ConstBitmap(mask) : ConstBitmap(), rows, distances);
+        std::vector<Neighbor> expected;
+        for (size_t row = 0; row < n; ++row) {
+          const bool passes = !has_mask || (mask[row / 64] >> (row % 64) & 1) != 0;
+          if (passes && scores[row] > 0) expected.push_back({-scores[row], static_cast<int64_t>(row)});
+        }
+        std::sort(expected.begin(), expected.end(), nearer);
+        CHECK(n_found == std::min(k, expected.size()));
+        for (size_t i = 0; i < k; ++i) {
+          CHECK(rows[i] == (i < n_found ? expected[i].row : -1));
+          CHECK(distances[i] == (i < n_found ? expected[i].distance : no_neighbor.distance));
+        }
+      }
+    }
+  }
+}
+
 uint32_t plain_crc32c(const uint8_t* data, size_t n) {
   uint32_t crc = 0xFFFFFFFFU;
   for (size_t i = 0; i < n; ++i) {
@@ -370,6 +400,7 @@ int main() {
   test_merge();
   test_bitmaps();
   test_sparse();
+  test_best_scores();
   test_crc32c();
   return report();
 }

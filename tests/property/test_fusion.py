@@ -84,7 +84,7 @@ def test_sparse_ranking_is_a_sort(scores: list[float], k: int, passing: list[boo
     found = rank_sparse(
         np.asarray(scores, np.float32),
         k,
-        passing=np.asarray(passing[:n], np.bool_),
+        matching=np.packbits(np.resize(passing, 64)[None], axis=1, bitorder="little").view(np.uint64)[0][: -(-n // 64)],
         tags=np.asarray(tags[:n], np.int32),
         cap=cap,
     )

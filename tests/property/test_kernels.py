@@ -210,6 +210,28 @@ def test_sparse_scores(n_terms: int, n: int, m: int, seed: int) -> None:
 
 
 @QUICK
+@given(st.integers(0, 300), st.integers(1, 90), st.floats(0, 1), st.booleans(), st.integers(0, 2**32))
+def test_best_scores(n: int, k: int, share: float, has_mask: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = (rng.integers(-2, 6, n) / 2).astype(np.float32)  # ties at every border
+    odd = np.array([np.nan, np.inf, -np.inf, -0.0], np.float32)
+    scores[rng.random(n) < 0.05] = rng.choice(odd)
+    mask = np.zeros(-(-n // 64), np.uint64)
+    native.set_rows(mask, np.flatnonzero(rng.random(n) < share))
+    if n % 64:
+        mask[-1] |= np.uint64(1 << 63)  # beyond n, where n is not a whole word
+    arguments = frozen({"scores": scores, "k": k, "mask": mask if has_mask else None})
+    rows, distances = native.best_scores(**arguments)
+    assert (rows.dtype, distances.dtype) == (np.int64, np.float32)
+    expected = reference.best_scores(**arguments)
+    np.testing.assert_array_equal(rows, expected[0])
+    np.testing.assert_array_equal(distances, expected[1])
+    passes = reference.rows_of(mask, n) if has_mask else np.arange(n)
+    slowly = sorted((-float(scores[row]), int(row)) for row in passes if scores[row] > 0)
+    assert rows.tolist() == [row for _, row in slowly[:k]]
+
+
+@QUICK
 @given(st.binary(max_size=400), st.integers(1, 450))
 def test_crc32c(data: bytes, block_bytes: int) -> None:
     sums = native.crc32c(data, block_bytes)

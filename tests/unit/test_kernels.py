@@ -376,6 +376,17 @@ BAD_CALLS: list[tuple[Callable[[ModuleType], object], type[Exception], str]] = [
         ValueError,
         "[sparse_scores] offsets has shape (0,); expected (t + 1,)",
     ),
+    (lambda e: e.best_scores(f32(9), 0), ValueError, f"[best_scores] k is 0; expected 1 <= k <= {2**20}"),
+    (
+        lambda e: e.best_scores(np.ones(9), 1),
+        TypeError,
+        "[best_scores] scores has dtype float64; expected a NumPy array of float32",
+    ),
+    (
+        lambda e: e.best_scores(f32(65), 1, np.zeros(1, np.uint64)),
+        ValueError,
+        "[best_scores] mask has shape (1,); expected (words=2,)",
+    ),
     (lambda e: e.crc32c(b"abc", 0), ValueError, f"[crc32c] block_bytes is 0; expected 1 <= block_bytes <= {2**63 - 1}"),
     (lambda e: e.crc32c("abc", 1), TypeError, "[crc32c] data is str; expected a contiguous buffer of bytes"),
     (
