@@ -300,19 +300,10 @@ class WriteLog:
         return Appended(waiting.first_sequence, waiting.last_sequence)
 
     def read(self, first_sequence: int) -> Iterator[Record]:
-        """Yield the acknowledged records from a sequence on, in order, until there is no newer one.
-
-        Appends may go on meanwhile, and what they add is yielded too. To follow the log, `wait` for the next sequence and read
-        on from there. Reads a chunk at a time, from files of its own; any number of threads may each read.
-
-        Args:
-            first_sequence: of the first record wanted; at most one behind the newest, which yields what comes.
+        """Yield the acknowledged records from a sequence on, as `Log.read` says: a chunk at a time, from files of its own.
 
         Raises:
-            NotFound: at the call if the sequence was truncated or lies in the future, while iterating if it was truncated
-                before the iteration came there.
-            CorruptArtifact: while iterating, the bytes have changed since they were written.
-            Unavailable: the log is closed.
+            NotFound, CorruptArtifact, Unavailable: as there.
             OSError: while iterating, the disk cannot be read.
         """
         self._check_process("read")

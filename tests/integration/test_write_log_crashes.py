@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -18,15 +20,13 @@ from matching.live import Appended, WriteLog
 ROOT = Path(__file__).resolve().parents[2]
 N_THREADS = 4
 
-# each thread appends batches `life:thread:i:record:of how many:filling`, and tells of each answer in one line
+# forks a writer for each life that it is told of; each of its threads appends batches `life:thread:i:record:of how many:filling`,
+# and tells of each answer in one line
 WRITER = """
 import os, random, sys, threading
 from matching.live import WriteLog
 
-folder, life, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-log = WriteLog.open(folder, segment_bytes=20_000)
-
-def work(thread):
+def work(log, life, seed, thread):
     rng = random.Random(seed * 1000 + thread)
     for i in range(100_000):
         n = rng.choice([1, 1, 2, 5])
@@ -37,25 +37,44 @@ def work(thread):
         if rng.random() < 0.02:
             log.truncate(max(0, answer.first_sequence - 2000))
 
-threads = [threading.Thread(target=work, args=(t,)) for t in range(int(sys.argv[4]))]
-for t in threads: t.start()
-for t in threads: t.join()
+def live(life, seed):
+    log = WriteLog.open(sys.argv[1], segment_bytes=20_000)
+    threads = [threading.Thread(target=work, args=(log, life, seed, t)) for t in range(int(sys.argv[2]))]
+    for t in threads: t.start()
+    for t in threads: t.join()
+
+for line in sys.stdin:
+    life, seed = map(int, line.split())
+    pid = os.fork()
+    if not pid:
+        live(life, seed)
+    os.write(1, f"writer {pid}\\n".encode())
+    _, status = os.waitpid(pid, 0)
+    os.write(1, f"ended {os.waitstatus_to_exitcode(status)}\\n".encode())
 """
 
 
-def acknowledged_until_killed(folder: Path, life: int, chosen: Random) -> dict[str, int]:
-    """Run a writer, kill it at some moment, and return the first sequence of each append that it told of."""
-    command = [sys.executable, "-c", WRITER, str(folder), str(life), str(chosen.randrange(1 << 30)), str(N_THREADS)]
-    writer = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT)
-    assert writer.stdout
-    told = [writer.stdout.readline()]
-    time.sleep(chosen.random() * 0.15)
-    writer.kill()
-    told += writer.stdout.read().splitlines(keepends=True)
-    writer.stdout.close()
-    assert writer.wait() == -9
-    lines = [line.decode().split() for line in told if line.endswith(b"\n")]
-    return {name: int(first) for first, name in lines}
+def acknowledged_until_killed(writers: subprocess.Popen[str], life: int, chosen: Random) -> dict[str, int]:
+    """Let a writer live, kill it at some moment, and return the first sequence of each append that it told of."""
+    assert writers.stdin
+    assert writers.stdout
+    writers.stdin.write(f"{life} {chosen.randrange(1 << 30)}\n")
+    writers.stdin.flush()
+    told: dict[str, int] = {}
+    process = 0
+    while True:
+        first, second = writers.stdout.readline().split()
+        if first == "ended":
+            assert int(second) == -signal.SIGKILL
+            return told
+        if first == "writer":
+            process = int(second)
+        else:
+            told[second] = int(first)
+        if process and told:
+            time.sleep(chosen.random() * 0.15)
+            os.kill(process, signal.SIGKILL)
+            process = 0
 
 
 def batches(log: WriteLog) -> dict[str, tuple[int, int]]:
@@ -76,8 +95,10 @@ def batches(log: WriteLog) -> dict[str, tuple[int, int]]:
 def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path, n_kills: int) -> None:
     chosen = Random(n_kills)
     acknowledged: dict[str, int] = {}
+    command = [sys.executable, "-c", WRITER, str(tmp_path), str(N_THREADS)]
+    writers = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     for life in range(n_kills):
-        told = acknowledged_until_killed(tmp_path, life, chosen)
+        told = acknowledged_until_killed(writers, life, chosen)
         acknowledged.update(told)
         assert len(told) > 0
         with WriteLog.open(tmp_path) as log:
@@ -99,6 +120,8 @@ def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path, n_kills: int
                     assert again.is_repeat
                     assert again == Appended(found[name][0], sum(found[name]) - 1, is_repeat=True)
         acknowledged = {name: first for name, first in acknowledged.items() if first > log.last_sequence - 10_000}
+    writers.communicate()
+    assert writers.returncode == 0
 
 
 FULL = """
