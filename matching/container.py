@@ -147,7 +147,9 @@ def open_container(path: Path, kind: str, *, verify: bool = True) -> dict[str, A
             if verify:
                 _check_blocks(file, header_bytes, payload_bytes, np.frombuffer(table, "<u4"), path)
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
+    except CorruptArtifact:
+        raise
+    except OSError as error:
         raise CorruptArtifact(
             f"[open] {path.name} cannot be read: {error}; restore the version or build it again"
         ) from error

@@ -175,6 +175,8 @@ def check_file(directory: Path, name: str, sealed: Mapping[str, SealedFile], *, 
             raise CorruptArtifact(
                 f"[open] version {directory.name}: {name} is not what was sealed; restore the version or build again"
             )
+    except CorruptArtifact:
+        raise
     except OSError as error:
         raise CorruptArtifact(
             f"[open] version {directory.name}: {name} cannot be read: {error}; restore the version or build again"

@@ -19,10 +19,11 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-from matching.errors import GateRefused, InvalidInput, LikewiseError, Unavailable
+from matching.errors import CorruptArtifact, GateRefused, InvalidInput, LikewiseError, Unavailable
 from matching.live import LiveIndex, Log
 from matching.live.disk import is_full, publish
 from matching.store import AliasMove, Store
@@ -31,7 +32,7 @@ from serving.encoder_process import EncoderObserver, EncoderProcess
 from serving.endpoint import Endpoint, Knob, Variant
 from serving.grown import Grown
 from serving.lag import Lag, LagMeter
-from serving.opened_version import OpenedVersion, Opener, check_form, form_of, warm
+from serving.opened_version import OpenedVersion, Opener, RunningEncoders, check_form, form_of, warm
 from serving.override import parse_override_keys, read_override
 from serving.query import Route
 from serving.settings import ServingSettings
@@ -40,6 +41,8 @@ from serving.write_log import open_log
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
+_LOST_S: Final = 1.0  # between two looks at a lost file that nobody has touched,
+_LOST_SHARE: Final = 0.05  # which take no more than this share of a core
 _STOP_S: Final = 1.0  # beyond the deadline of a request, encoders that nobody asks any more are ended
 
 
@@ -72,6 +75,8 @@ class SwitchObserver(EncoderObserver, Protocol):
     def refused_version(self, endpoint: str) -> None: ...
 
     def serves(self, n_datapoints: int, created_timestamp_s: float) -> None: ...
+
+    def covers(self, endpoint: str, coverage: Mapping[str, float]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,7 @@ class Deployment:
         self._model_dir = model_dir
         self._keys = None if override_keys_file is None else WatchedFile(override_keys_file, parse_override_keys)
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="deploy")
+        self._looking = ThreadPoolExecutor(1, thread_name_prefix="look")  # a switch may hold up the other for minutes
         self._switching = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._held = contextlib.ExitStack()  # the write log
@@ -192,12 +198,14 @@ class Deployment:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._state is not None:
             await self._close(set(self._state.arms.values()))
-        self._threads.shutdown(wait=True)
+        for threads in (self._threads, self._looking):
+            threads.shutdown(wait=True)
         self._held.close()
 
     def follow(self) -> None:
-        """Follow the store from now on."""
+        """Follow the store, and watch over the files of what is served, from now on."""
         self._spawn(self._follow())
+        self._spawn(self._look_again())
 
     @property
     def _served(self) -> _Served:
@@ -213,6 +221,16 @@ class Deployment:
     def versions(self) -> dict[str, str]:
         """The version that each variant answers from."""
         return self._served.versions
+
+    @property
+    def coverage(self) -> dict[str, float]:
+        """The share of its datapoints that searches of each variant see; 0 where they are refused."""
+        return {name: opened.coverage for name, opened in self._served.arms.items()}
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """Why files of what is served cannot be read, each reason once."""
+        return tuple(dict.fromkeys(why for arm in self._served.arms.values() for why in arm.sealed.lost))
 
     @property
     def refusals(self) -> tuple[str, ...]:
@@ -258,7 +276,7 @@ class Deployment:
         aliases = self._store.aliases()
         for variant in served.endpoint.variants:
             alias, opened = variant.index or self.name, served.arms[variant.name]
-            if opened.live is None or aliases.get(alias) != opened.version_id:
+            if opened.live is None or aliases.get(alias) != opened.version_id or opened.sealed.lost:
                 continue
             sequence = opened.live.snapshot.sequence
             if sequence > opened.sealed.manifest.log_sequence:
@@ -286,9 +304,13 @@ class Deployment:
         Raises:
             Forbidden: it carries an override that does not hold.
             NotFound: its override names a variant that is gone.
+            Unavailable: files of its version cannot be read.
         """
         served = self._served
-        return self._snapshot(served, self._variant(served.endpoint, route))
+        variant = self._variant(served.endpoint, route)
+        if (why := served.arms[variant.name].failure) is not None:
+            raise Unavailable(f"[search] {why}; nothing is answered until the file is whole again; ask another replica")
+        return self._snapshot(served, variant)
 
     def shadows(self, request_id: str) -> tuple[Snapshot, ...]:
         """Return what is to see a copy of a request."""
@@ -416,9 +438,9 @@ class Deployment:
         refusal: LikewiseError | None = None
         for candidate in candidates:
             try:
-                if candidate == candidates[-1] and refusal is None:
-                    return await self._opener.open_untried(candidate, running)
-                return await self._opener.open(candidate, running)
+                return await self._open_one(
+                    candidate, running, is_tried=candidate != candidates[-1] or refusal is not None
+                )
             except LikewiseError as error:
                 _log.error("endpoint %s: version %s is refused: %s", self.name, candidate, error)
                 refusal = refusal or error
@@ -426,6 +448,17 @@ class Deployment:
                 self._observer.refused_version(self.name)
         assert refusal is not None
         raise refusal
+
+    async def _open_one(self, version_id: str, running: Sequence[RunningEncoders], *, is_tried: bool) -> OpenedVersion:
+        """Open a version at the start; one with damage in a part of it where that may be left out."""
+        assert self._opener is not None
+        if is_tried:
+            try:
+                return await self._opener.open(version_id, running)
+            except CorruptArtifact:
+                if not self._settings.partial_answers:
+                    raise
+        return await self._opener.open_untried(version_id, running)
 
     async def _follow(self) -> None:
         while True:
@@ -437,6 +470,37 @@ class Deployment:
                 if not isinstance(error, LikewiseError):
                     _log.exception("endpoint %s cannot follow the store", self.name)
                 self._refuse(("", self._served.n_changes, self.name), str(error))
+
+    async def _look_again(self) -> None:
+        """Watch over the files of what is served; a lost one that nobody touches is read again now and then."""
+        loop = asyncio.get_running_loop()
+        pause_s, again_at = self._settings.follow_s, 0.0
+        while True:
+            await asyncio.sleep(pause_s)
+            began = time.monotonic()
+            is_due = began >= again_at
+            try:
+                look = partial(self._look, again=is_due)
+                await loop.run_in_executor(self._looking, look)
+            except Exception:  # the top of this task
+                _log.exception("endpoint %s cannot look at its files", self.name)
+            if is_due:
+                again_at = time.monotonic() + max(_LOST_S, (time.monotonic() - began) / _LOST_SHARE)
+
+    def _look(self, *, again: bool) -> None:
+        for opened in set(self._served.arms.values()):
+            if not opened.look_again(partial=self._settings.partial_answers, again=again):
+                continue
+            told = "; ".join(opened.sealed.lost) or "all files are whole again"
+            _log.log(
+                logging.ERROR if opened.sealed.lost else logging.WARNING,
+                "endpoint %s: version %s answers from %.4g of its datapoints: %s",
+                self.name,
+                opened.version_id,
+                opened.coverage,
+                told,
+            )
+        self._observer.covers(self.name, self.coverage)
 
     async def _catch_up(self) -> None:
         """Serve what the store says, as far as it is not refused."""
@@ -572,6 +636,7 @@ class Deployment:
         created = datetime.fromisoformat(served.control.sealed.created_at).timestamp()
         self._observer.serves(served.control.sealed.n_datapoints, created)
         self._observer.switched(self.name, served.versions)
+        self._observer.covers(self.name, self.coverage)
         _log.info("endpoint %s serves %s", self.name, served.versions)
         if before is not None:
             self._spawn(self._retire(set(before.arms.values()) - set(arms.values())))

@@ -49,6 +49,7 @@ _log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[bytes, Message]
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _REFUSING_S: Final = 0.2
+_COVERAGE: Final = "x-likewise-coverage"  # of a degraded answer; the messages of some services have no place for it
 _ROUTE: Final = ("x-likewise-unit", "x-likewise-override", "x-likewise-endpoint")
 _SERVICES: Final = (
     "likewise.v1.MatchService",
@@ -226,6 +227,9 @@ class GrpcApi:
                 record.route = _route(given, record.request_id)
                 response = await work(_parsed(kind, content, max_bytes), record, deadline)
                 code = "OK"
+                if record.is_degraded:
+                    told = (("x-request-id", record.request_id), (_COVERAGE, str(record.coverage)))
+                    context.set_trailing_metadata(told)
                 return response
             except asyncio.CancelledError:
                 raise

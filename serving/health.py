@@ -15,10 +15,28 @@ _PING_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class EndpointState:
-    """The version that each variant answers from, and why versions that were asked for are not served."""
+    """What each variant answers from, and what is wrong with that.
+
+    Attributes:
+        versions: of each variant.
+        refused: why versions that were asked for are not served.
+        coverage: the share of its datapoints that searches of each variant see.
+        lost: why the others cannot be read.
+    """
 
     versions: Mapping[str, str]
     refused: tuple[str, ...]
+    coverage: Mapping[str, float]
+    lost: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as /readyz tells it."""
+        return {
+            "versions": dict(self.versions),
+            "refused": list(self.refused),
+            "coverage": dict(self.coverage),
+            "lost": list(self.lost),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +67,7 @@ class HealthState:
             "draining": self.is_draining,
             "writes": self.writes,
             "replica": self.replica,
-            "endpoints": {
-                name: {"versions": dict(state.versions), "refused": list(state.refused)}
-                for name, state in self.endpoints.items()
-            },
+            "endpoints": {name: state.as_json() for name, state in self.endpoints.items()},
         }
 
 
@@ -84,8 +99,11 @@ class Health:
         writes = (failures[0] if failures else "ok") if writing else "off"
         lags = [lag for lag in (deployment.lag for deployment in self._deployments) if lag is not None]
         replica = str(max(lags, key=lambda lag: (lag.is_behind, lag.seconds))) if lags else "off"
-        endpoints = {one.name: EndpointState(one.versions, one.refusals) for one in self._deployments}
-        return HealthState(True, self._is_warm, all(answers), self._is_draining, writes, replica, endpoints)
+        endpoints = {
+            one.name: EndpointState(one.versions, one.refusals, one.coverage, one.lost) for one in self._deployments
+        }
+        is_verified = all(share > 0 for state in endpoints.values() for share in state.coverage.values())
+        return HealthState(is_verified, self._is_warm, all(answers), self._is_draining, writes, replica, endpoints)
 
     async def _answers(self, process: EncoderProcess) -> bool:
         if not process.is_ready:

@@ -159,6 +159,19 @@ class Metrics:
         self._answers = Counter(
             "likewise_variant_answers", "Searches answered by a variant", ["served", "variant"], registry=registry
         )
+        self._degraded = Counter(
+            "likewise_degraded_answers",
+            "Searches answered from a part of the datapoints",
+            ["served", "variant"],
+            registry=registry,
+        )
+        self._coverage = Gauge(
+            "likewise_coverage",
+            "Share of the datapoints that searches see, 0 where they are refused",
+            ["served", "variant"],
+            registry=registry,
+        )
+        self._covered: dict[str, Mapping[str, float]] = {}
         self._mirrored = Counter(
             "likewise_shadow_requests", "Copies of requests for a shadow", ["variant", "outcome"], registry=registry
         )
@@ -266,9 +279,19 @@ class Metrics:
         """Count a new start of the encoder process."""
         self._encoder_restarts.inc()
 
-    def answered(self, endpoint: str, variant: str) -> None:
+    def answered(self, endpoint: str, variant: str, *, is_degraded: bool) -> None:
         """Count a search that a variant answered."""
         self._of_variant(endpoint, variant).inc()
+        if is_degraded:
+            self._degraded.labels(endpoint, variant).inc()
+
+    def covers(self, endpoint: str, coverage: Mapping[str, float]) -> None:
+        """Set what share of its datapoints each variant can search."""
+        for variant in self._covered.get(endpoint, {}).keys() - coverage.keys():
+            self._coverage.remove(endpoint, variant)
+        for variant, share in coverage.items():
+            self._coverage.labels(endpoint, variant).set(share)
+        self._covered[endpoint] = dict(coverage)
 
     def mirrored(self, variant: str, outcome: str) -> None:
         """Count a copy of a request for a shadow."""

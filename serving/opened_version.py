@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +27,7 @@ from serving.settings import ServingSettings
 from serving.trial import try_version
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 _CANARY = "a black leather shoe"
 _GLANCE_S = 0.05
 
@@ -38,19 +40,21 @@ class RunningEncoders:
     digest: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class OpenedVersion:
     """A version as it is served; several variants may share it.
 
     Attributes:
-        sealed: the version as it was built.
+        sealed: the version as it was built, without what cannot be read of it now.
         live: the same with the writes since, None where the service takes none.
         encoders: of its spaces.
+        failure: why nothing may be answered from it; None while all is well.
     """
 
     sealed: IndexVersion
     live: LiveIndex | None
     encoders: RunningEncoders
+    failure: str | None = None
 
     @property
     def version_id(self) -> str:
@@ -61,6 +65,34 @@ class OpenedVersion:
     def newest(self) -> IndexVersion:
         """What a request that begins now is answered from."""
         return self.sealed if self.live is None else self.live.snapshot
+
+    @property
+    def coverage(self) -> float:
+        """Share of its datapoints that searches see, in the space where that is least; 0 where nothing may be answered."""
+        return 0.0 if self.failure else min(space.coverage for space in self.newest.spaces.values())
+
+    def look_again(self, *, partial: bool, again: bool) -> bool:
+        """Leave out the shards that were written over, and take back those that are whole again; for one thread at a time.
+
+        Args:
+            partial: answer from the other shards; else nothing may be answered.
+            again: read lost files too that nobody has touched.
+
+        Returns:
+            Whether something has changed.
+        """
+        now = self.sealed.look_again(again=again)
+        failure = now.failure or (now.lost[0] if now.lost and not partial else None)
+        if now is self.sealed and failure == self.failure:
+            return False
+        if failure:
+            self.failure = failure  # before anything is searched that would not say what it lacks
+        if now is not self.sealed:
+            if self.live is not None:
+                self.live.rebase(now)
+            self.sealed = now
+        self.failure = failure
+        return True
 
 
 class Opener:
@@ -104,12 +136,17 @@ class Opener:
     async def open_untried(self, version_id: str, running: Iterable[RunningEncoders] = ()) -> OpenedVersion:
         """Open a version, every block of it checked, and start its encoders without waiting for them.
 
+        Where the settings allow partial answers, shards that cannot be read are left out.
+
         Raises:
             NotFound: there is no such version, or the log no longer has the writes that it lacks.
             CorruptArtifact: it, or the log, is damaged.
             SpaceMismatch: the writes cannot join it.
         """
-        sealed = await self._in_thread(lambda: self._store.open(version_id, verify=True))
+        partial = self._settings.partial_answers
+        sealed = await self._in_thread(lambda: self._store.open(version_id, verify=True, partial=partial))
+        for why in sealed.lost:
+            _log.error("version %s is served without a shard: %s", version_id, why)
         self._check(sealed)
         live = await self._in_thread(lambda: self._followed(sealed))
         return OpenedVersion(sealed, live, await self._encoders(sealed, running))

@@ -127,6 +127,7 @@ class Result:
         plan: how it was searched, as the index version names it.
         effort: the candidates or lists that the approximate step looked at, None where there was none.
         n_matching: datapoints that pass the filter.
+        coverage: share of the space's datapoints that were searched; below 1 where a shard cannot be read.
     """
 
     query_id: str
@@ -135,6 +136,7 @@ class Result:
     plan: str
     effort: int | None
     n_matching: int
+    coverage: float
 
     @property
     def exact(self) -> bool:
@@ -149,6 +151,16 @@ class Answer:
     version_id: str
     results: tuple[Result, ...]
     variant: str = ""
+
+    @property
+    def coverage(self) -> float:
+        """The least share of the datapoints that one of the queries was asked of."""
+        return min(result.coverage for result in self.results)
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether a shard could not be read, so that neighbors may be missing."""
+        return self.coverage < 1.0
 
 
 @dataclass(frozen=True, slots=True)

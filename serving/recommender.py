@@ -79,7 +79,7 @@ class SearchObserver(ShadowObserver, Protocol):
 
     def wrote(self, live: LiveIndex, sequence: int) -> None: ...
 
-    def answered(self, endpoint: str, variant: str) -> None: ...
+    def answered(self, endpoint: str, variant: str, *, is_degraded: bool) -> None: ...
 
 
 class Recommender:
@@ -535,7 +535,8 @@ class Recommender:
 
     def _answered(self, route: Route, answer: Answer) -> Answer:
         if self._observer is not None:
-            self._observer.answered(self.deployment(route.endpoint).name, answer.variant)
+            name = self.deployment(route.endpoint).name
+            self._observer.answered(name, answer.variant, is_degraded=answer.is_degraded)
         return answer
 
     def _mirror(self, route: Route, ask: Callable[[Snapshot, float], Awaitable[Answer]]) -> None:
@@ -584,6 +585,10 @@ class Recommender:
             with span("search", space=space, q=len(asked), k=asked[0].options.k):
                 found = search_alike(version, asked, space)
                 tell(plan=found.plan, effort=found.effort, n_matching=found.n_matching)
+            if found.coverage < 1.0 and not self._settings.partial_answers:  # a file was written over at this moment
+                raise Unavailable(
+                    f"[search] {version.lost[0]}; ask again when the file is whole, or ask another replica"
+                )
             if self._observer is not None and not snapshot.is_shadow:
                 self._observer.searched(found.plan, len(asked), time.perf_counter() - began)
                 self._observer.found(version, asked, space, found)
@@ -591,7 +596,7 @@ class Recommender:
                 told = tuple([_new(Found, neighbor + _UNTOLD) for neighbor in neighbors])
                 told = _detailed(version, told, space, detail)
                 query_id = queries[at].datapoint_id
-                results[at] = Result(query_id, told, space, found.plan, found.effort, found.n_matching)
+                results[at] = Result(query_id, told, space, found.plan, found.effort, found.n_matching, found.coverage)
         return Answer(version.version_id, tuple(results[at] for at in range(len(queries))), snapshot.variant)
 
     def _checked_space(self, version: IndexVersion, query: NeighborQuery) -> str:

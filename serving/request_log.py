@@ -35,7 +35,7 @@ class RequestRecord:
     q: int | None = None
     k: int | None = None
     plan: str | None = None
-    degraded: bool = False
+    coverage: float | None = None
     variant: str | None = None
     principal: Principal | None = None
     trace: RequestTrace | None = None
@@ -46,10 +46,16 @@ class RequestRecord:
         """The caller's name, None where it is not known."""
         return None if self.principal is None else self.principal.name
 
+    @property
+    def is_degraded(self) -> bool:
+        """Whether the answer is of a part of the datapoints."""
+        return self.coverage is not None and self.coverage < 1.0
+
     def answered(self, answer: Answer, k: int) -> None:
         """Note what an answer says of itself."""
         self.index_version, self.q, self.k = answer.version_id, len(answer.results), k
         self.variant = answer.variant
+        self.coverage = answer.coverage if self.coverage is None else min(answer.coverage, self.coverage)
         plans = {result.plan for result in answer.results}
         self.plan = plans.pop() if len(plans) == 1 else "mixed"
 
@@ -90,7 +96,8 @@ def log_request(record: RequestRecord, code: str, latency_ms: float) -> None:
         "k": record.k,
         "latency_ms": round(latency_ms, 3),
         "plan": record.plan,
-        "degraded": record.degraded,
+        "degraded": record.is_degraded,
+        "coverage": record.coverage,
     }
     if record.trace is not None:
         record.trace.end(line)

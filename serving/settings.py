@@ -110,6 +110,10 @@ class ServingSettings(BaseModel):
     max_lag_writes: int = Field(default=100_000, ge=1, description="likewise, by writes that it has not applied")
     follow_s: float = Field(default=0.5, gt=0, description="how often the store is asked whether an alias has moved")
     activation_s: float = Field(default=300.0, gt=0, description="a new version is tried, opened and warm by then")
+    partial_answers: bool = Field(
+        default=False,
+        description="where a shard cannot be read, answer from the others and say so; else such a version is refused",
+    )
     shadow_queue: int = Field(default=64, ge=1, description="requests that wait to be copied to a shadow; more are not")
     compact_after_writes: int = Field(
         default=100_000,

@@ -25,7 +25,7 @@ _LEAST_FREE_BYTES: Final = 64 * 2**20
 _LINE: Final = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
 _LABEL: Final = re.compile(r'(\w+)="([^"]*)"')
 _NOT_READY: Final = {
-    "verified": "the version is being verified, or is damaged: look at the service's log",
+    "verified": "a file of its version was damaged: put it back as it was, or promote another version",
     "warm": "it is warming up: ask again in a moment",
     "encoders": "its encoders do not answer: look at the service's log; vectors and items are answered all the same",
 }
@@ -101,6 +101,11 @@ class ServiceCheck:
                 cure = "start the broker, or mend the network: writes go on by themselves, unless the stream itself is wrong"
             yield Finding("service.writes", "error", f"it takes no writes: {writes}", cure)
         for endpoint, held in state.get("endpoints", {}).items():
+            for lost in held["lost"]:
+                share = min(held["coverage"].values())
+                found = f"{endpoint} answers from {share:.4g} of its datapoints: {lost}"
+                cure = "put the file back as it was: the service takes it up by itself; or build again"
+                yield Finding("service.version", "error", found, cure)
             for refused in held["refused"]:
                 cure = "it serves the version before; build again, or roll the alias back"
                 yield Finding(

@@ -142,7 +142,7 @@ class FindNeighborsRequest(_message.Message):
     def __init__(self, index_endpoint: _Optional[str] = ..., deployed_index_id: _Optional[str] = ..., queries: _Optional[_Iterable[_Union[FindNeighborsRequest.Query, _Mapping]]] = ..., return_full_datapoint: _Optional[bool] = ..., min_version: _Optional[int] = ...) -> None: ...
 
 class FindNeighborsResponse(_message.Message):
-    __slots__ = ("nearest_neighbors", "index_version", "variant")
+    __slots__ = ("nearest_neighbors", "index_version", "variant", "degraded", "coverage")
     class Neighbor(_message.Message):
         __slots__ = ("datapoint", "distance", "sparse_distance")
         DATAPOINT_FIELD_NUMBER: _ClassVar[int]
@@ -172,10 +172,14 @@ class FindNeighborsResponse(_message.Message):
     NEAREST_NEIGHBORS_FIELD_NUMBER: _ClassVar[int]
     INDEX_VERSION_FIELD_NUMBER: _ClassVar[int]
     VARIANT_FIELD_NUMBER: _ClassVar[int]
+    DEGRADED_FIELD_NUMBER: _ClassVar[int]
+    COVERAGE_FIELD_NUMBER: _ClassVar[int]
     nearest_neighbors: _containers.RepeatedCompositeFieldContainer[FindNeighborsResponse.NearestNeighbors]
     index_version: str
     variant: str
-    def __init__(self, nearest_neighbors: _Optional[_Iterable[_Union[FindNeighborsResponse.NearestNeighbors, _Mapping]]] = ..., index_version: _Optional[str] = ..., variant: _Optional[str] = ...) -> None: ...
+    degraded: bool
+    coverage: float
+    def __init__(self, nearest_neighbors: _Optional[_Iterable[_Union[FindNeighborsResponse.NearestNeighbors, _Mapping]]] = ..., index_version: _Optional[str] = ..., variant: _Optional[str] = ..., degraded: _Optional[bool] = ..., coverage: _Optional[float] = ...) -> None: ...
 
 class ReadIndexDatapointsRequest(_message.Message):
     __slots__ = ("index_endpoint", "deployed_index_id", "ids", "min_version")
@@ -258,14 +262,18 @@ class SearchRequest(_message.Message):
     def __init__(self, text: _Optional[str] = ..., image: _Optional[bytes] = ..., datapoint_id: _Optional[str] = ..., k: _Optional[int] = ..., restricts: _Optional[_Iterable[_Union[IndexDatapoint.Restriction, _Mapping]]] = ..., numeric_restricts: _Optional[_Iterable[_Union[IndexDatapoint.NumericRestriction, _Mapping]]] = ..., crowding_cap: _Optional[int] = ..., space: _Optional[str] = ..., exact: _Optional[bool] = ..., recall_target: _Optional[float] = ..., rrf_alpha: _Optional[float] = ..., score_alpha: _Optional[float] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("result", "index_version", "variant")
+    __slots__ = ("result", "index_version", "variant", "degraded", "coverage")
     RESULT_FIELD_NUMBER: _ClassVar[int]
     INDEX_VERSION_FIELD_NUMBER: _ClassVar[int]
     VARIANT_FIELD_NUMBER: _ClassVar[int]
+    DEGRADED_FIELD_NUMBER: _ClassVar[int]
+    COVERAGE_FIELD_NUMBER: _ClassVar[int]
     result: FindNeighborsResponse.NearestNeighbors
     index_version: str
     variant: str
-    def __init__(self, result: _Optional[_Union[FindNeighborsResponse.NearestNeighbors, _Mapping]] = ..., index_version: _Optional[str] = ..., variant: _Optional[str] = ...) -> None: ...
+    degraded: bool
+    coverage: float
+    def __init__(self, result: _Optional[_Union[FindNeighborsResponse.NearestNeighbors, _Mapping]] = ..., index_version: _Optional[str] = ..., variant: _Optional[str] = ..., degraded: _Optional[bool] = ..., coverage: _Optional[float] = ...) -> None: ...
 
 class GetVersionRequest(_message.Message):
     __slots__ = ()

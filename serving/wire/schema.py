@@ -126,6 +126,8 @@ class FindNeighborsResponse(_Shape):
     nearestNeighbors: list[NearestNeighbors]  # noqa: N815
     indexVersion: str  # noqa: N815
     variant: str = Field(description="of the endpoint, that answered")
+    degraded: bool = Field(description="a shard could not be read, so that neighbors may be missing")
+    coverage: float = Field(description="share of the datapoints that were searched")
 
 
 class SearchRequest(_Shape):
@@ -146,6 +148,8 @@ class SearchRequest(_Shape):
 class SearchResponse(_Shape):
     indexVersion: str  # noqa: N815
     variant: str = Field(description="of the endpoint, that answered")
+    degraded: bool = Field(description="a shard could not be read, so that neighbors may be missing")
+    coverage: float = Field(description="share of the datapoints that were searched")
     tookMs: float  # noqa: N815
     neighbors: list[Neighbor]
     space: str

@@ -276,13 +276,21 @@ def find_neighbors_json(answer: Answer) -> dict[str, Any]:
         "nearestNeighbors": [{"id": result.query_id, **_result(result)} for result in answer.results],
         "indexVersion": answer.version_id,
         "variant": answer.variant,
+        "degraded": answer.is_degraded,
+        "coverage": answer.coverage,
     }
 
 
 def search_json(answer: Answer, took_ms: float) -> dict[str, Any]:
     """Return the answer to a search by text, picture or item."""
-    told = {"indexVersion": answer.version_id, "variant": answer.variant, "tookMs": round(took_ms, 3)}
-    return told | _result(answer.results[0])
+    return {
+        "indexVersion": answer.version_id,
+        "variant": answer.variant,
+        "degraded": answer.is_degraded,
+        "coverage": answer.coverage,
+        "tookMs": round(took_ms, 3),
+        **_result(answer.results[0]),
+    }
 
 
 def written_json(written: Written) -> dict[str, Any]:

@@ -75,7 +75,12 @@ def written_message(written: Written) -> pb.WriteResponse:
 
 def find_neighbors_message(answer: Answer) -> pb.FindNeighborsResponse:
     """Return a batch's answer."""
-    response = pb.FindNeighborsResponse(index_version=answer.version_id, variant=answer.variant)
+    response = pb.FindNeighborsResponse(
+        index_version=answer.version_id,
+        variant=answer.variant,
+        degraded=answer.is_degraded,
+        coverage=answer.coverage,
+    )
     for result in answer.results:
         _fill_result(response.nearest_neighbors.add(), result)
     return response
@@ -83,7 +88,12 @@ def find_neighbors_message(answer: Answer) -> pb.FindNeighborsResponse:
 
 def search_message(answer: Answer) -> pb.SearchResponse:
     """Return the answer to a search."""
-    response = pb.SearchResponse(index_version=answer.version_id, variant=answer.variant)
+    response = pb.SearchResponse(
+        index_version=answer.version_id,
+        variant=answer.variant,
+        degraded=answer.is_degraded,
+        coverage=answer.coverage,
+    )
     _fill_result(response.result, answer.results[0])
     return response
 
