@@ -32,6 +32,7 @@ from serving.encoder_process import EncoderObserver, EncoderProcess
 from serving.endpoint import Endpoint, Knob, Variant
 from serving.grown import Grown
 from serving.lag import Lag, LagMeter
+from serving.memory import check_room
 from serving.opened_version import OpenedVersion, Opener, RunningEncoders, check_form, form_of, warm
 from serving.override import parse_override_keys, read_override
 from serving.query import Route
@@ -604,11 +605,14 @@ class Deployment:
                 return one
         assert self._opener is not None
         held = self._served.control.sealed.n_datapoints
-        if (await self._in_thread(lambda: self._store.manifest(version_id))).n_datapoints == 0 < held:
+        manifest = await self._in_thread(lambda: self._store.manifest(version_id))
+        if manifest.n_datapoints == 0 < held:
             raise GateRefused(
                 f"[deploy] version {version_id} has no datapoints, and what it would replace has {held:,}; expected some; "
                 "build it again"
             )
+        served = {one.version_id: one.sealed.manifest for one in known}
+        check_room(version_id, manifest, served.values(), budget_bytes=self._settings.version_memory_bytes)
         _log.info("endpoint %s: trying version %s", self.name, version_id)
         opened = await self._opener.open(version_id, [one.encoders for one in known])
         try:

@@ -110,6 +110,12 @@ class ServingSettings(BaseModel):
     max_lag_writes: int = Field(default=100_000, ge=1, description="likewise, by writes that it has not applied")
     follow_s: float = Field(default=0.5, gt=0, description="how often the store is asked whether an alias has moved")
     activation_s: float = Field(default=300.0, gt=0, description="a new version is tried, opened and warm by then")
+    version_memory_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        description="memory for the versions served and the next one, which is refused where it would take more; what the "
+        "machine and the control group leave where not set",
+    )
     partial_answers: bool = Field(
         default=False,
         description="where a shard cannot be read, answer from the others and say so; else such a version is refused",

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from matching.errors import CorruptArtifact, GateRefused, LikewiseError, Unavailable
 from matching.space import Space
 from matching.version import IndexVersion
+from serving.memory import available
 
 N_CANARIES: Final = 100
 _K: Final = 10
@@ -48,10 +49,13 @@ def try_version(directory: Path, *, limit_s: float, given_up: threading.Event | 
         CorruptArtifact: a file of it is not what was sealed.
         Unavailable: it was given up.
     """
-    context = multiprocessing.get_context("spawn")
+    context, room = multiprocessing.get_context("spawn"), available()
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(
-        target=_run, args=(theirs, directory, _available_bytes()), name="likewise-trial", daemon=True
+        target=_run,
+        args=(theirs, directory, None if room is None else room.n_bytes),
+        name="likewise-trial",
+        daemon=True,
     )
     process.start()
     theirs.close()
@@ -151,14 +155,6 @@ def _ending(exit_code: int | None) -> str:
         with contextlib.suppress(ValueError):
             return f"signal {signal.Signals(-exit_code).name}"
     return f"status {exit_code}"
-
-
-def _available_bytes() -> int | None:
-    """Return the memory that is free for others, None where nobody tells."""
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024
-    return None
 
 
 # What follows runs in the process of the trial.

@@ -278,6 +278,30 @@ def test_a_poisoned_version_is_refused_once_and_never_interrupts_serving(shop: S
         assert served(service) == good
 
 
+def test_a_version_that_does_not_fit_beside_what_is_served_is_refused_before_it_is_loaded(
+    shop: Shop, start_service: Start
+) -> None:
+    store = Store(shop.store)
+    good, large = store.resolve("shop"), new_version(store, "b", 2 * N)
+    needed = {}
+    for version in (good, large):
+        entry = store.manifest(version)
+        needed[version] = sum(entry.files[name].n_bytes for name in (entry.columns, entry.spaces[0].shards[0].vectors))
+    with start_service(shop, follow_s=0.05, version_memory_bytes=sum(needed.values()) - 1) as service:
+        service.wait_until_ready()
+        why = promote(service, large, status=409)["error"]["message"]
+        assert f"needs about {needed[large]:,} bytes of memory beside {needed[good]:,} of what is served" in why
+        assert f"leaves {sum(needed.values()) - 1:,}; expected room for both" in why
+        assert (served(service), store.resolve("shop")) == (good, good)
+        assert "trying version" not in service.log.read_text()
+        store.set_alias("shop", large, why="test")
+        wait_until(lambda: bool(refused(service)), "it is refused")
+        assert served(service) == good
+    with start_service(shop, version_memory_bytes=sum(needed.values())) as service:
+        service.wait_until_ready()
+        assert promote(service, good)["new"] == good
+
+
 def children(service: Service) -> list[int]:
     """Return the processes that a service has begun."""
     found = []
