@@ -58,6 +58,8 @@ class EncoderObserver(Protocol):
 class _SparseEncoder(Protocol):
     def sparse(self, texts: Sequence[str]) -> SparseRows: ...
 
+    def sparse_documents(self, texts: Sequence[str]) -> SparseRows: ...
+
 
 class _LoadFailed(Exception):
     """The process says that an encoder cannot be loaded."""
@@ -66,6 +68,7 @@ class _LoadFailed(Exception):
 @dataclass(eq=False, slots=True)
 class _Job:
     space: str
+    is_document: bool
     content: Content
     deadline: float
     future: asyncio.Future[Encoded] = field(repr=False)
@@ -133,13 +136,24 @@ class EncoderProcess:
             self._running = None
         self._refuse_waiting("the service is shutting down")
 
-    async def encode(self, space: str, content: Content, *, deadline: float) -> Encoded:
+    def accepts(self, space: str) -> frozenset[str]:
+        """Return what the encoder of a space reads, of `text` and `image`.
+
+        Raises:
+            Unavailable: the process is loading or fell over.
+        """
+        if not self._is_ready:
+            raise Unavailable("[encode] the encoder process is not ready; try again in a moment")
+        return self._accepts.get(space, frozenset())
+
+    async def encode(self, space: str, content: Content, *, deadline: float, is_document: bool = False) -> Encoded:
         """Encode one content with the encoder of a space.
 
         Args:
             space: a name in the specs this was made with.
             content: what to encode.
             deadline: when to give up, on `time.monotonic`'s clock.
+            is_document: it is to be indexed, and does not ask: the sparse sides of the two differ.
 
         Raises:
             InvalidQuery: the encoder of the space reads no such content.
@@ -147,12 +161,10 @@ class EncoderProcess:
             Unavailable: the queue is full, or the process is loading or fell over; worth another try.
             DeadlineExceeded: no answer before the deadline.
         """
-        if not self._is_ready:
-            raise Unavailable("[encode] the encoder process is not ready; try again in a moment")
-        check_accepted(space, content, self._accepts.get(space, frozenset()))
+        check_accepted(space, content, self.accepts(space))
         if len(self._queue) >= self._settings.encoder_queue:
             raise Unavailable(f"[encode] {len(self._queue)} contents wait already, the limit; try again in a moment")
-        job = _Job(space, content, deadline, asyncio.get_running_loop().create_future())
+        job = _Job(space, is_document, content, deadline, asyncio.get_running_loop().create_future())
         self._queue.append(job)
         self._wakeup.set()
         try:
@@ -240,7 +252,7 @@ class EncoderProcess:
             writer.close()
 
     def _next_batch(self) -> list[_Job]:
-        """Take what can be encoded together: one space, at most `encoder_batch`, nobody who has given up."""
+        """Take what can be encoded together: of one space and kind, at most `encoder_batch`, nobody who has given up."""
         batch: list[_Job] = []
         kept: list[_Job] = []
         now = time.monotonic()
@@ -248,14 +260,15 @@ class EncoderProcess:
             job = self._queue.popleft()
             if job.future.done() or job.deadline <= now:
                 continue
-            (batch if not batch or job.space == batch[0].space else kept).append(job)
+            is_alike = not batch or (job.space, job.is_document) == (batch[0].space, batch[0].is_document)
+            (batch if is_alike else kept).append(job)
         self._queue.extendleft(reversed(kept))
         return batch
 
     async def _answer(self, batch: list[_Job], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._batch_since = started = time.monotonic()
         try:
-            header: dict[str, Any] = {"space": batch[0].space, "contents": []}
+            header: dict[str, Any] = {"space": batch[0].space, "is_document": batch[0].is_document, "contents": []}
             parts: list[bytes] = []
             for job in batch:
                 image = job.content.image
@@ -393,7 +406,8 @@ def _encode(encoders: Mapping[str, Encoder], header: dict[str, Any], payload: by
     texts = [contents[position].text for position in sound]
     sparse: SparseRows | None = None
     if isinstance(encoder, _SparseEncoder) and all(text is not None for text in texts):
-        sparse = encoder.sparse([text or "" for text in texts])
+        side = encoder.sparse_documents if header["is_document"] else encoder.sparse
+        sparse = side([text or "" for text in texts])
     parts: list[bytes] = []
     for row, position in enumerate(sound):
         parts.append(np.ascontiguousarray(vectors[row], np.float32).tobytes())

@@ -9,6 +9,7 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from embeddings.encoder import Content
 from matching.datapoint import Datapoint, Filter, NumericType, SparseRows
 from matching.errors import InvalidQuery
 from matching.fusion import Fusion
@@ -208,11 +209,13 @@ class DatapointWrite:
     Attributes:
         vectors: space to float32[dim]; the name "" stands for the only space of the version.
         sparse: one row beside the dense vector of the only space.
+        content: what the encoders of the version make its vectors of, in place of both.
     """
 
     datapoint: Datapoint
     vectors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     sparse: SparseRows | None = None
+    content: Content | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 import cpp_ext
 from embeddings.encoder import Content
-from matching.datapoint import Filter
+from matching.datapoint import Filter, SparseRows
 from matching.errors import (
     DeadlineExceeded,
     InvalidContent,
@@ -168,12 +171,7 @@ class Recommender:
             Unavailable: the encoder process does not answer.
             DeadlineExceeded: the time ran out.
         """
-        if not text.strip():
-            raise InvalidQuery("[search] the text is empty; expected a few words; send some, or ask by id or picture")
-        if len(text) > self._settings.max_text_chars:
-            raise LimitExceeded(
-                f"[search] the text has {len(text):,} characters; at most {self._settings.max_text_chars:,}; shorten it"
-            )
+        self._check_text(text, "search")
         return await self._search_content("text", Content(text=text), options, deadline, detail, route)
 
     async def search_image(
@@ -188,18 +186,7 @@ class Recommender:
             Unavailable: the encoder process does not answer.
             DeadlineExceeded: the time ran out.
         """
-        if not image:
-            raise InvalidContent(
-                "[search] the picture is empty; expected the bytes of a JPEG, PNG or WebP file; send one"
-            )
-        if len(image) > self._settings.max_image_bytes:
-            raise LimitExceeded(
-                f"[search] the picture has {len(image):,} bytes; at most {self._settings.max_image_bytes:,}; send a smaller one"
-            )
-        if not _is_picture(image):
-            raise InvalidContent(
-                f"[search] {len(image):,} bytes begin with {image[:8].hex(' ')}; expected a JPEG, PNG or WebP file; convert it"
-            )
+        self._check_image(image, "search")
         return await self._search_content("image", Content(image=image), options, deadline, detail, route)
 
     async def similar_items(
@@ -319,6 +306,7 @@ class Recommender:
             DeadlineExceeded: the time ran out.
         """
         self._check_writes(len(writes))
+        encoded = await self._encoded_writes([] if restricts_only else writes, deadline, route)
 
         def prepare(live: LiveIndex) -> list[Write]:
             if restricts_only:
@@ -326,7 +314,10 @@ class Recommender:
             spaces = live.snapshot.spaces
             only = next(iter(spaces)) if len(spaces) == 1 else ""
             upserts: list[Write] = []
-            for write in writes:
+            for at, write in enumerate(writes):
+                if at in encoded:
+                    upserts.append(Upsert(write.datapoint, *encoded[at]))
+                    continue
                 vectors = {name or only: vector[None] for name, vector in write.vectors.items()}
                 sparse = {} if write.sparse is None else {only: write.sparse}
                 upserts.append(Upsert(write.datapoint, vectors, sparse))
@@ -419,6 +410,94 @@ class Recommender:
         )
         token = version.sequence if isinstance(version, LiveVersion) else 0
         return VersionInfo(version.version_id, version.created_at, version.n_datapoints, token, spaces)
+
+    async def _encoded_writes(
+        self, writes: Sequence[DatapointWrite], deadline: float, route: Route
+    ) -> dict[int, tuple[Mapping[str, NDArray[np.float32]], Mapping[str, SparseRows]]]:
+        """Return, by its place, the dense and sparse sides of each write that brings content, as a build would make them.
+
+        Raises:
+            InvalidInput: one brings vectors too, or a space has no encoder.
+            InvalidContent: a picture cannot be read.
+            LimitExceeded: a text or a picture is over a limit.
+            Unavailable: the encoder process does not answer.
+            DeadlineExceeded: the time ran out.
+        """
+        bringing = [(at, write, write.content) for at, write in enumerate(writes) if write.content is not None]
+        control = self.deployment(route.endpoint).control
+        if not bringing or control.live is None:
+            return {}
+        jobs: list[tuple[int, str, Content]] = []
+        dense: dict[int, dict[str, NDArray[np.float32]]] = {at: {} for at, _, _ in bringing}
+        sparse: dict[int, dict[str, SparseRows]] = {at: {} for at, _, _ in bringing}
+        for at, write, content in bringing:
+            self._check_content(write, content)
+            for name, space in control.version.spaces.items():
+                if space.encoder is None:
+                    raise InvalidInput(
+                        f"[write] datapoint {write.datapoint.datapoint_id!r} brings content, and space {name!r} was built from "
+                        "ready vectors and has no encoder; expected its vector"
+                    )
+                accepted = control.encoders.accepts(name)
+                part = Content(
+                    content.text if "text" in accepted else None, content.image if "image" in accepted else None
+                )
+                if part != Content():
+                    jobs.append((at, name, part))
+        n_together = self._settings.encoder_batch  # so that searches find room in the encoders' queue
+        for first in range(0, len(jobs), n_together):
+            some = jobs[first : first + n_together]
+            with span("encode", n=len(some)):
+                made = await asyncio.gather(
+                    *(
+                        control.encoders.encode(name, part, deadline=deadline, is_document=True)
+                        for _, name, part in some
+                    )
+                )
+            for (at, name, _), own in zip(some, made, strict=True):
+                dense[at][name] = own.vector[None]
+                if own.sparse is not None:
+                    sparse[at][name] = own.sparse
+        return {at: (dense[at], sparse[at]) for at in dense}
+
+    def _check_content(self, write: DatapointWrite, content: Content) -> None:
+        datapoint_id = write.datapoint.datapoint_id
+        if write.vectors or write.sparse is not None:
+            raise InvalidInput(f"[write] datapoint {datapoint_id!r} brings content and vectors; expected one of them")
+        if content == Content():
+            raise InvalidInput(
+                f"[write] the content of datapoint {datapoint_id!r} is empty; expected a text or a picture"
+            )
+        if content.text is not None:
+            self._check_text(content.text, "write")
+        if content.image is not None:
+            self._check_image(content.image, "write")
+
+    def _check_text(self, text: str, operation: str) -> None:
+        if not text.strip():
+            raise InvalidQuery(
+                f"[{operation}] the text is empty; expected a few words; send some, or an id or a picture"
+            )
+        if len(text) > self._settings.max_text_chars:
+            raise LimitExceeded(
+                f"[{operation}] the text has {len(text):,} characters; at most {self._settings.max_text_chars:,}; shorten it"
+            )
+
+    def _check_image(self, image: bytes, operation: str) -> None:
+        if not image:
+            raise InvalidContent(
+                f"[{operation}] the picture is empty; expected the bytes of a JPEG, PNG or WebP file; send one"
+            )
+        if len(image) > self._settings.max_image_bytes:
+            raise LimitExceeded(
+                f"[{operation}] the picture has {len(image):,} bytes; at most {self._settings.max_image_bytes:,}; send a smaller "
+                "one"
+            )
+        if not _is_picture(image):
+            raise InvalidContent(
+                f"[{operation}] {len(image):,} bytes begin with {image[:8].hex(' ')}; expected a JPEG, PNG or WebP file; convert "
+                "it"
+            )
 
     def _check_writes(self, n_writes: int) -> None:
         if n_writes == 0:

@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class IndexDatapoint(_message.Message):
-    __slots__ = ("datapoint_id", "feature_vector", "restricts", "crowding_tag", "numeric_restricts", "sparse_embedding", "embedding_metadata", "feature_vectors")
+    __slots__ = ("datapoint_id", "feature_vector", "restricts", "crowding_tag", "numeric_restricts", "sparse_embedding", "embedding_metadata", "feature_vectors", "content")
     class FeatureVectorsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,13 @@ class IndexDatapoint(_message.Message):
         key: str
         value: IndexDatapoint.FeatureVector
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[IndexDatapoint.FeatureVector, _Mapping]] = ...) -> None: ...
+    class Content(_message.Message):
+        __slots__ = ("text", "image")
+        TEXT_FIELD_NUMBER: _ClassVar[int]
+        IMAGE_FIELD_NUMBER: _ClassVar[int]
+        text: str
+        image: bytes
+        def __init__(self, text: _Optional[str] = ..., image: _Optional[bytes] = ...) -> None: ...
     class FeatureVector(_message.Message):
         __slots__ = ("values",)
         VALUES_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +89,7 @@ class IndexDatapoint(_message.Message):
     SPARSE_EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_METADATA_FIELD_NUMBER: _ClassVar[int]
     FEATURE_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
     datapoint_id: str
     feature_vector: _containers.RepeatedScalarFieldContainer[float]
     restricts: _containers.RepeatedCompositeFieldContainer[IndexDatapoint.Restriction]
@@ -90,7 +98,8 @@ class IndexDatapoint(_message.Message):
     sparse_embedding: IndexDatapoint.SparseEmbedding
     embedding_metadata: _struct_pb2.Struct
     feature_vectors: _containers.MessageMap[str, IndexDatapoint.FeatureVector]
-    def __init__(self, datapoint_id: _Optional[str] = ..., feature_vector: _Optional[_Iterable[float]] = ..., restricts: _Optional[_Iterable[_Union[IndexDatapoint.Restriction, _Mapping]]] = ..., crowding_tag: _Optional[_Union[IndexDatapoint.CrowdingTag, _Mapping]] = ..., numeric_restricts: _Optional[_Iterable[_Union[IndexDatapoint.NumericRestriction, _Mapping]]] = ..., sparse_embedding: _Optional[_Union[IndexDatapoint.SparseEmbedding, _Mapping]] = ..., embedding_metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., feature_vectors: _Optional[_Mapping[str, IndexDatapoint.FeatureVector]] = ...) -> None: ...
+    content: IndexDatapoint.Content
+    def __init__(self, datapoint_id: _Optional[str] = ..., feature_vector: _Optional[_Iterable[float]] = ..., restricts: _Optional[_Iterable[_Union[IndexDatapoint.Restriction, _Mapping]]] = ..., crowding_tag: _Optional[_Union[IndexDatapoint.CrowdingTag, _Mapping]] = ..., numeric_restricts: _Optional[_Iterable[_Union[IndexDatapoint.NumericRestriction, _Mapping]]] = ..., sparse_embedding: _Optional[_Union[IndexDatapoint.SparseEmbedding, _Mapping]] = ..., embedding_metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., feature_vectors: _Optional[_Mapping[str, IndexDatapoint.FeatureVector]] = ..., content: _Optional[_Union[IndexDatapoint.Content, _Mapping]] = ...) -> None: ...
 
 class FindNeighborsRequest(_message.Message):
     __slots__ = ("index_endpoint", "deployed_index_id", "queries", "return_full_datapoint", "min_version")

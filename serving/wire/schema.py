@@ -77,9 +77,17 @@ class FindNeighborsRequest(_Shape):
     deployedIndexId: str | None = Field(default=None, description="accepted, not interpreted")  # noqa: N815
 
 
+class WrittenContent(_Shape):
+    text: str | None = None
+    image: str | None = Field(default=None, description="a JPEG, PNG or WebP file in base64")
+
+
 class WrittenDatapoint(IndexDatapoint):
     featureVectors: dict[str, list[float]] = Field(  # noqa: N815
         default={}, description="of a version with several spaces: space to vector"
+    )
+    content: WrittenContent | None = Field(
+        default=None, description="in place of vectors, of a version with encoders: they make them of it"
     )
 
 

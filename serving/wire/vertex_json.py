@@ -6,6 +6,8 @@ here reads is refused with the nearest right one, because one that is silently i
 
 from __future__ import annotations
 
+import base64
+import binascii
 import difflib
 import math
 import re
@@ -18,6 +20,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from embeddings.encoder import Content
 from matching.datapoint import Datapoint, Filter, NumericRestrict, NumericType, Operator, Restrict, SparseRows
 from matching.errors import InvalidQuery, LimitExceeded
 from serving.query import (
@@ -120,7 +123,8 @@ _ALPHA = _keys("alpha")
 _FIND = _keys("index_endpoint", "deployed_index_id", "queries", "return_full_datapoint", "min_version")
 _READ = _keys("index_endpoint", "deployed_index_id", "ids", "space", "min_version")
 _CROWDING = _keys("crowding_attribute")
-_WRITTEN = _DATAPOINT | _keys("feature_vectors")
+_WRITTEN = _DATAPOINT | _keys("feature_vectors", "content")
+_CONTENT = _keys("text", "image")
 _UPSERT = _keys("index", "datapoints", "update_mask", "request_id")
 _REMOVE = _keys("index", "datapoint_ids", "request_id")
 _FILTER = _keys("restricts", "numeric_restricts")
@@ -479,7 +483,21 @@ def _write(point: object, where: str) -> DatapointWrite:
         _optional(crowding, "crowding_attribute", f"{where}.crowding_tag") or None,
         _object(fields.get("embedding_metadata", {}), f"{where}.embedding_metadata"),
     )
-    return DatapointWrite(datapoint, vectors, _sparse(fields.get("sparse_embedding"), where))
+    content = None if fields.get("content") is None else _content(fields["content"], f"{where}.content")
+    return DatapointWrite(datapoint, vectors, _sparse(fields.get("sparse_embedding"), where), content)
+
+
+def _content(value: object, where: str) -> Content:
+    fields = _read(value, _CONTENT, where)
+    image = _optional(fields, "image", where)
+    try:
+        return Content(
+            _optional(fields, "text", where), None if image is None else base64.b64decode(image, validate=True)
+        )
+    except (binascii.Error, ValueError):
+        raise InvalidQuery(
+            f"[request] {where}.image is not base64; expected the bytes of a picture file in it"
+        ) from None
 
 
 def _object(value: object, where: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from google.protobuf import json_format
 from numpy.typing import NDArray
 
+from embeddings.encoder import Content
 from matching.datapoint import Datapoint, Filter, NumericRestrict, NumericType, Operator, Restrict, SparseRows
 from matching.errors import InvalidQuery
 from serving.query import Answer, DatapointWrite, NeighborQuery, Options, ReadAnswer, Result, VersionInfo, Written
@@ -188,7 +189,8 @@ def _write(point: pb.IndexDatapoint, where: str) -> DatapointWrite:
         point.crowding_tag.crowding_attribute or None,
         json_format.MessageToDict(point.embedding_metadata),
     )
-    return DatapointWrite(datapoint, vectors, _sparse(point, where))
+    content = Content(point.content.text or None, point.content.image or None) if point.HasField("content") else None
+    return DatapointWrite(datapoint, vectors, _sparse(point, where), content)
 
 
 def _vector(values: Sequence[float], where: str) -> NDArray[np.float32]:
