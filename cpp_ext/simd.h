@@ -68,13 +68,13 @@ struct BlockQuery {
 // A block: 32 shifts, 32 slopes, then byte p of row i's signs at [32 p + i].
 inline constexpr size_t block_rows = 32;
 inline constexpr size_t block_signs = 2 * block_rows * sizeof(float);  // where they begin
-constexpr size_t block_bytes(size_t padded_dim) { return block_signs + block_rows * padded_dim / 8; }
+constexpr size_t block_bytes(size_t n_signs) { return block_signs + block_rows * n_signs / 8; }
 
-// Of r = x - v: what a block keeps beside its signs.
+// Of r = x - v: what a block keeps beside its signs, which may be those of the first coordinates only.
 struct ResidualSums {
   float square;      // <r, r>
-  float sum;         // of |r_i|
   float cross;       // <r, v>
+  float sum;         // of |r_i| that have signs
   float signed_sum;  // <signs of r, v>
 };
 
@@ -104,9 +104,10 @@ struct Quantized {
                       size_t n_ids, float* out);
   // out[i] = base + shift[i] - slope[i] * (<signs of row i, query> + reach) of the block's 32 rows.
   void (*block_bounds)(const BlockQuery& query, const unsigned char* block, float base, float reach, float* out);
-  // x = codes * scale + fine * fine_scale; byte p of the signs goes to bits[block_rows * p].
+  // x = codes * scale + fine * fine_scale; byte p of the n_signs signs, of the first coordinates, goes to
+  // bits[block_rows * p]. n_signs a multiple of 8.
   void (*residual)(const int8_t* codes, const int8_t* fine, float scale, float fine_scale, const float* from,
-                   size_t dim, unsigned char* bits, ResidualSums& sums);
+                   size_t dim, size_t n_signs, unsigned char* bits, ResidualSums& sums);
   void (*hadamard)(float* x, const float* by, float* out, size_t n);
   void (*mix_halves)(float* x, size_t n);
   // dim a multiple of 64; the largest coordinate becomes step_max steps.

@@ -252,7 +252,7 @@ void mix_halves(float* x, size_t n) {
 // V: static unsigned negative(const float* eight): bit j = the sign of eight[j].
 template <class V>
 void residual(const int8_t* codes, const int8_t* fine, float scale, float fine_scale, const float* from, size_t dim,
-              unsigned char* bits, ResidualSums& sums) {
+              size_t n_signs, unsigned char* bits, ResidualSums& sums) {
   Eight squares = {};
   Eight magnitudes = {};
   Eight crosses = {};
@@ -264,6 +264,9 @@ void residual(const int8_t* codes, const int8_t* fine, float scale, float fine_s
     Eight v;
     load(from + i, v);
     const Eight r = (LIKEWISE_FLOATS(coarse) * scale + LIKEWISE_FLOATS(rest) * fine_scale) - v;
+    squares += r * r;
+    crosses += r * v;
+    if (i >= n_signs) continue;
     EightInts r_bits, v_bits;
     __builtin_memcpy(&r_bits, &r, sizeof(r));
     __builtin_memcpy(&v_bits, &v, sizeof(v));
@@ -272,9 +275,7 @@ void residual(const int8_t* codes, const int8_t* fine, float scale, float fine_s
     Eight magnitude, signed_v;
     __builtin_memcpy(&magnitude, &magnitude_bits, sizeof(magnitude));
     __builtin_memcpy(&signed_v, &signed_bits, sizeof(signed_v));
-    squares += r * r;
     magnitudes += magnitude;
-    crosses += r * v;
     signed_sums += signed_v;
     float each[8];
     store(r, each);
@@ -283,8 +284,8 @@ void residual(const int8_t* codes, const int8_t* fine, float scale, float fine_s
   sums = {};
   for (size_t k = 0; k < 8; ++k) {
     sums.square += squares[k];
-    sums.sum += magnitudes[k];
     sums.cross += crosses[k];
+    sums.sum += magnitudes[k];
     sums.signed_sum += signed_sums[k];
   }
 }

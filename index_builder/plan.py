@@ -45,7 +45,7 @@ class GraphParams:
         """Return what a row takes: 16 bits and a sign a coordinate, factors of both, the links and their signs."""
         padded = -(-dim // 64) * 64
         signs = padded // 8 + 12
-        beside_links = -(-self.degree // 32) * 32 * (padded // 8 + 8) if self.layout == "fast" else 0
+        beside_links = -(-self.degree // 32) * 32 * (min(padded, 448) // 8 + 8) if self.layout == "fast" else 0
         in_blocks = padded // 8 + 8
         return (
             2 * padded + 12 + (32 if signs <= 32 else -(-signs // 64) * 64) + in_blocks + 4 * self.degree + beside_links

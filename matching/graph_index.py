@@ -31,7 +31,7 @@ Layout = Literal["fast", "compact"]
 Plan = Literal["graph", "scan", "graph, then scan"]
 
 KIND = "graph"
-FORMAT = 2
+FORMAT = 3
 MAX_DIM = 4096
 MAX_ROWS = 2**31 - 1
 MAX_K = 1 << 20
@@ -140,7 +140,7 @@ class GraphIndex:
             threads: 1 to 256.
             degree: links of a row, 8 to 128.
             build_beam: candidates that a row's links are chosen from; more is a better graph and a slower build.
-            layout: "fast" keeps the signs of a row's links beside them, 32 * (d / 8 + 8) bytes a row at degree 32;
+            layout: "fast" keeps the signs of a row's links beside them, 32 * (min(d, 448) / 8 + 8) bytes a row at degree 32;
                 "compact" does without and takes a fifth to a third longer for a search.
             costs: what is weighed against each other, as `calibrate` measured it; those of a common server if None. They
                 say how much effort is worth measuring, and are saved.

@@ -16,7 +16,8 @@ constexpr size_t n_ahead = 3;  // links whose rows are on their way
 
 void encode_block(const QuantizedRows& rows, const float* gap, float own, std::span<const uint32_t> links,
                   unsigned char* out) {
-  std::memset(out, 0, block_bytes(rows.padded_dim()));
+  const size_t n_signs = n_link_signs(rows.padded_dim());
+  std::memset(out, 0, block_bytes(n_signs));
   auto* shifts = reinterpret_cast<float*>(out);
   float* slopes = shifts + block_rows;
   unsigned char* bits = out + block_signs;
@@ -31,7 +32,7 @@ void encode_block(const QuantizedRows& rows, const float* gap, float own, std::s
       continue;
     }
     ResidualSums sums;
-    rows.residual(links[i], gap, bits + i, sums);
+    rows.residual(links[i], gap, n_signs, bits + i, sums);
     slopes[i] = sums.sum > 0 ? 2 * sums.square / sums.sum : 0;
     shifts[i] = (rows.own(links[i]) - own) - 2 * sums.cross + slopes[i] * sums.signed_sum;
   }

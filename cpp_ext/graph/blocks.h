@@ -25,6 +25,10 @@
 
 namespace likewise {
 
+// Of how many coordinates links have signs: of no more than the first 448. They are turned at random, so the first know
+// as much as others do; and a bound that errs a little more costs a search less than twice the lines of every block.
+constexpr size_t n_link_signs(size_t padded_dim) { return std::min<size_t>(padded_dim, 448); }
+
 // A block of at most 32 links of the point v whose gap and own part of D are given, or of the centre: zeros.
 void encode_block(const QuantizedRows& rows, const float* gap, float own, std::span<const uint32_t> links,
                   unsigned char* out);
@@ -36,7 +40,9 @@ class LinkBlocks {
  public:
   LinkBlocks() = default;
   LinkBlocks(size_t padded_dim, size_t degree)
-      : n_blocks_((degree + block_rows - 1) / block_rows), block_bytes_(block_bytes(padded_dim)), degree_(degree) {}
+      : n_blocks_((degree + block_rows - 1) / block_rows),
+        block_bytes_(block_bytes(n_link_signs(padded_dim))),
+        degree_(degree) {}
 
   size_t stride() const { return n_blocks_ * block_bytes_; }  // bytes of one row
   size_t owned_bytes() const { return bytes_.owned_bytes(); }

@@ -297,7 +297,7 @@ void GraphIndex::choose_entries() {
 // As if the entries were links of the centre. Needs the lock, or nobody who reads.
 void GraphIndex::pack_entries() {
   if (!is_packed()) return;
-  const size_t stride = block_bytes(rows_.padded_dim());
+  const size_t stride = block_bytes(n_link_signs(rows_.padded_dim()));
   const size_t n_blocks = (entries_.size() + block_rows - 1) / block_rows;
   entry_blocks_.resize(n_blocks * stride);
   const std::vector<float> centre(rows_.padded_dim());
@@ -503,7 +503,7 @@ void GraphIndex::search_some(GraphSearch search, size_t first, size_t last, Neig
       rows_.prepare(search.queries.data() + (at + i) * dim, query);
       if (!by_graph) continue;
       query.margin = is_packed() ? block_margin : row_margin;
-      is_packed() ? rows_.add_tables(query) : rows_.add_planes(query);
+      is_packed() ? rows_.add_tables(query, n_link_signs(rows_.padded_dim())) : rows_.add_planes(query);
       scratch.walks[i].start(searched(n), query, limits, search.keep);
     }
     if (by_graph) {
@@ -526,7 +526,7 @@ void GraphIndex::search_some(GraphSearch search, size_t first, size_t last, Neig
         answer(search, query, walk.nearest(), scratch, at + i, out);
       } else {
         query.margin = search.margin;
-        by_blocks ? rows_.add_tables(query) : rows_.add_planes(query);
+        by_blocks ? rows_.add_tables(query, rows_.padded_dim()) : rows_.add_planes(query);
         search_scan(search, query, n_keep, by_blocks, scratch);
         answer(search, query, scratch.nearest, scratch, at + i, out);
       }

@@ -282,7 +282,8 @@ void QuantizedRows::prepare_row(size_t row, PreparedQuery& out) const {
 
 void QuantizedRows::finish(PreparedQuery& out) const {
   out.steps.resize(padded_);
-  out.has_planes = out.has_tables = false;
+  out.has_planes = false;
+  out.n_tabled = 0;
   QueryForms& forms = out.forms;
   forms.steps = out.steps.data();
   simd().quantized.query_steps(out.rotated.data(), centre_.data(), padded_, step_max(padded_), forms);
@@ -300,13 +301,13 @@ void QuantizedRows::add_planes(PreparedQuery& query) const {
   query.sign = {forms.planes, padded_ / 64, 2 * forms.plane_step, 2 * forms.lowest, -forms.sum, query.own};
 }
 
-void QuantizedRows::add_tables(PreparedQuery& query) const {
-  if (std::exchange(query.has_tables, true)) return;
-  query.tables.resize(4 * padded_);
+void QuantizedRows::add_tables(PreparedQuery& query, size_t n_signs) const {
+  if (std::exchange(query.n_tabled, n_signs) == n_signs) return;
+  query.tables.resize(4 * n_signs);
   QueryForms& forms = query.forms;
   forms.tables = query.tables.data();
-  simd().quantized.query_tables(query.rotated.data(), padded_, forms);
-  query.block = {forms.tables, padded_ / 8, 2 * forms.table_step,
+  simd().quantized.query_tables(query.rotated.data(), n_signs, forms);
+  query.block = {forms.tables, n_signs / 8, 2 * forms.table_step,
                  forms.table_step * static_cast<float>(forms.table_offset)};
 }
 
@@ -317,10 +318,11 @@ void QuantizedRows::gap(size_t row, float* out) const {
   for (size_t i = 0; i < padded_; ++i) out[i] = scale * (codes[i] + fine[i] * (1 / fine_steps));
 }
 
-void QuantizedRows::residual(size_t row, const float* gap, unsigned char* bits, ResidualSums& sums) const {
+void QuantizedRows::residual(size_t row, const float* gap, size_t n_signs, unsigned char* bits,
+                             ResidualSums& sums) const {
   const float scale = factors_[row].scale;
   simd().quantized.residual(codes_.data() + row * padded_, fine_.data() + row * padded_, scale, scale / fine_steps, gap,
-                            padded_, bits, sums);
+                            padded_, n_signs, bits, sums);
 }
 
 void QuantizedRows::restore(size_t row, float* vector) const {

@@ -44,7 +44,7 @@ struct PreparedQuery {
   std::vector<uint64_t> planes;  // and in 4, as bit planes
   std::vector<uint8_t> tables;   // and as sums of 4 signed coordinates
   bool has_planes = false;
-  bool has_tables = false;
+  size_t n_tabled = 0;  // of how many coordinates; 0 = not made yet
   QueryForms forms{};
   SignQuery sign{};
   BlockQuery block{};
@@ -56,7 +56,7 @@ struct PreparedQuery {
 };
 
 // Signs see a random projection of what they do not know: sqrt(1 - 2 / pi) of |v| is one standard deviation of
-// <signs, v>.
+// <signs, v>; of the signs of a part f of the coordinates sqrt(f (1 - 2 f / pi)), which is at most 4 % more.
 inline constexpr float sign_deviation = 0.6028F;
 
 // A file that stays open, or none.
@@ -120,14 +120,14 @@ class QuantizedRows {
 
   void prepare(const float* query, PreparedQuery& out) const;
   void prepare_row(size_t row, PreparedQuery& out) const;
-  // What bounds() and block_bounds() of such a query read; nothing where it is there.
+  // What bounds() of such a query reads, and what blocks of the first n_signs signs do; nothing where it is there.
   void add_planes(PreparedQuery& query) const;
-  void add_tables(PreparedQuery& query) const;
+  void add_tables(PreparedQuery& query, size_t n_signs) const;
 
   void restore(size_t row, float* vector) const;  // the vector as it was given; of unit length for cosine
   void gap(size_t row, float* out) const;         // row - centre, rotated: [padded_dim]
-  // Of row less the row whose gap is given: the signs, as a block holds them, and their sums.
-  void residual(size_t row, const float* gap, unsigned char* bits, ResidualSums& sums) const;
+  // Of row less the row whose gap is given: the first n_signs signs, as a block holds them, and their sums.
+  void residual(size_t row, const float* gap, size_t n_signs, unsigned char* bits, ResidualSums& sums) const;
   float own(size_t row) const { return factors_[row].own; }
 
   [[gnu::always_inline]] void prefetch_sign(uint32_t row) const {

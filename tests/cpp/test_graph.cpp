@@ -199,23 +199,32 @@ void test_forms() {
     std::vector<int8_t> fine(dim);
     for (int8_t& code : codes) code = static_cast<int8_t>(draw(-128, 127));
     for (int8_t& code : fine) code = static_cast<int8_t>(draw(-128, 127));
-    std::vector<unsigned char> bits[2] = {std::vector<unsigned char>(block_rows * dim / 8),
-                                          std::vector<unsigned char>(block_rows * dim / 8)};
-    ResidualSums sums[2];
-    ours.residual(codes.data(), fine.data(), 0.02F, 0.0001F, x.data(), dim, bits[0].data(), sums[0]);
-    plain.residual(codes.data(), fine.data(), 0.02F, 0.0001F, x.data(), dim, bits[1].data(), sums[1]);
-    CHECK(bits[0] == bits[1] && std::memcmp(&sums[0], &sums[1], sizeof(sums[0])) == 0);
-    double magnitude = 0;
-    double signed_from = 0;
-    for (size_t i = 0; i < dim; ++i) {
-      const float r = (static_cast<float>(codes[i]) * 0.02F + static_cast<float>(fine[i]) * 0.0001F) - x[i];
-      const bool is_up = (bits[0][block_rows * (i / 8)] >> (i % 8) & 1) != 0;
-      CHECK(is_up == !std::signbit(r));
-      magnitude += std::fabs(r);
-      signed_from += is_up ? x[i] : -x[i];
+    for (const size_t n_signs : {dim, dim / 2, size_t{8}}) {
+      std::vector<unsigned char> bits[2] = {std::vector<unsigned char>(block_rows * n_signs / 8),
+                                            std::vector<unsigned char>(block_rows * n_signs / 8)};
+      ResidualSums sums[2];
+      ours.residual(codes.data(), fine.data(), 0.02F, 0.0001F, x.data(), dim, n_signs, bits[0].data(), sums[0]);
+      plain.residual(codes.data(), fine.data(), 0.02F, 0.0001F, x.data(), dim, n_signs, bits[1].data(), sums[1]);
+      CHECK(bits[0] == bits[1] && std::memcmp(&sums[0], &sums[1], sizeof(sums[0])) == 0);
+      double residual_square = 0;
+      double cross = 0;
+      double magnitude = 0;
+      double signed_from = 0;
+      for (size_t i = 0; i < dim; ++i) {
+        const float r = (static_cast<float>(codes[i]) * 0.02F + static_cast<float>(fine[i]) * 0.0001F) - x[i];
+        residual_square += double{r} * r;
+        cross += double{r} * x[i];
+        if (i >= n_signs) continue;
+        const bool is_up = (bits[0][block_rows * (i / 8)] >> (i % 8) & 1) != 0;
+        CHECK(is_up == !std::signbit(r));
+        magnitude += std::fabs(r);
+        signed_from += is_up ? x[i] : -x[i];
+      }
+      CHECK(std::fabs(sums[0].square - residual_square) <= 1e-4 * residual_square);
+      CHECK(std::fabs(sums[0].cross - cross) <= 1e-3 * static_cast<double>(dim));
+      CHECK(std::fabs(sums[0].sum - magnitude) <= 1e-4 * magnitude);
+      CHECK(std::fabs(sums[0].signed_sum - signed_from) <= 1e-4 * static_cast<double>(dim));
     }
-    CHECK(std::fabs(sums[0].sum - magnitude) <= 1e-4 * magnitude);
-    CHECK(std::fabs(sums[0].signed_sum - signed_from) <= 1e-4 * static_cast<double>(dim));
   }
 }
 
@@ -368,7 +377,7 @@ void check_blocks(const GraphIndex& index, const std::vector<float>& queries) {
   std::vector<float> bounds(blocks.n_bounds());
   for (size_t q = 0; q < queries.size() / dim; ++q) {
     rows.prepare(queries.data() + q * dim, query);
-    rows.add_tables(query);
+    rows.add_tables(query, n_link_signs(rows.padded_dim()));
     query.margin = 8;  // so many deviations that chance is left out
     for (size_t row = 0; row < index.size(); ++row) {
       const auto id = static_cast<uint32_t>(row);
@@ -391,7 +400,7 @@ void check_blocks(const GraphIndex& index, const std::vector<float>& queries) {
 }
 
 void test_histories() {
-  for (const size_t dim : {1, 63, 65, 130}) {
+  for (const size_t dim : {1, 63, 65, 130, 450}) {  // 450: blocks of a part of the signs
     for (const Metric metric : {Metric::ip, Metric::cosine, Metric::l2}) {
       for (const size_t n : {0, 2, 70}) {
         const bool is_packed = n != 2 && dim != 63;

@@ -686,7 +686,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     write_container(tmp_path / "other", "other", {"codes": np.zeros(3, np.int8)})
     with pytest.raises(CorruptArtifact, match=re.escape("[open] other: it holds b'other")):
         GraphIndex.open(tmp_path / "other")
-    with pytest.raises(CorruptArtifact, match=re.escape("[open] nothing cannot be mapped")):
+    with pytest.raises(CorruptArtifact, match=re.escape("[open] nothing cannot be read")):
         GraphIndex.open(tmp_path / "nothing")
 
 
@@ -722,7 +722,7 @@ def test_a_flipped_bit_is_noticed_in_every_region(saved: tuple[GraphIndex, Path,
 
 
 DAMAGE: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
-    ("shape", lambda a: np.array([1, *a["shape"][1:]]), "graph format 1 is not 2"),
+    ("shape", lambda a: np.array([2, *a["shape"][1:]]), "graph format 2 is not 3"),
     ("shape", lambda a: a["shape"][:-1], "its settings are damaged"),
     ("scalars", lambda a: a["scalars"][:1], "its settings are damaged"),
     ("scalars", lambda a: np.array([1, np.nan, 90, 8], np.float32), "are out of range; build it again"),
