@@ -16,7 +16,12 @@ def serve(
     context: typer.Context,
     store: StoreOption,
     name: Annotated[
-        str | None, typer.Option("--name", help="Alias or version id; may be left out where the store has one alias.")
+        list[str] | None,
+        typer.Option(
+            "--name",
+            help="Endpoint, alias or version id; may be left out where the store has one alias. Several may be given: requests "
+            "that name no endpoint go to the first.",
+        ),
     ] = None,
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on; other than 127.0.0.1 needs authentication and TLS.")
@@ -44,11 +49,13 @@ def serve(
     from serving.server import serve as run
 
     held = Store(store)
+    first, *others = name or [only_alias(held)]
     settings = load_settings(context.obj)
     serving = settings.serving if log is None else with_log(settings.serving, log)
     run(
         held,
-        name or only_alias(held),
+        first,
+        also=others,
         settings=serving,
         auth=settings.auth,
         tls=settings.tls,

@@ -75,7 +75,7 @@ class SwitchObserver(EncoderObserver, Protocol):
 
     def refused_version(self, endpoint: str) -> None: ...
 
-    def serves(self, n_datapoints: int, created_timestamp_s: float) -> None: ...
+    def serves(self, endpoint: str, n_datapoints: int, created_timestamp_s: float) -> None: ...
 
     def covers(self, endpoint: str, coverage: Mapping[str, float]) -> None: ...
 
@@ -638,7 +638,7 @@ class Deployment:
         self._refused = {asked: why for asked, why in self._refused.items() if asked[2] not in served.versions.values()}
         self._stamp = None  # the names may be others now: look at the store once more
         created = datetime.fromisoformat(served.control.sealed.created_at).timestamp()
-        self._observer.serves(served.control.sealed.n_datapoints, created)
+        self._observer.serves(self.name, served.control.sealed.n_datapoints, created)
         self._observer.switched(self.name, served.versions)
         self._observer.covers(self.name, self.coverage)
         _log.info("endpoint %s serves %s", self.name, served.versions)

@@ -171,6 +171,7 @@ class Metrics:
             ["served", "variant"],
             registry=registry,
         )
+        self._versions: dict[str, tuple[int, float]] = {}
         self._covered: dict[str, Mapping[str, float]] = {}
         self._mirrored = Counter(
             "likewise_shadow_requests", "Copies of requests for a shadow", ["variant", "outcome"], registry=registry
@@ -256,7 +257,7 @@ class Metrics:
 
     def follows(self, lags: Iterable[Lag]) -> None:
         """Set how far behind their streams the deployments of this replica are."""
-        for lag in lags:
+        for lag in sorted(lags, key=lambda lag: lag.seconds):  # the worst is told
             self._position.set(lag.position)
             self._lag_writes.set(lag.n_writes)
             self._lag_seconds.set(lag.seconds)
@@ -311,10 +312,11 @@ class Metrics:
         """Count a version that was asked for and is not served."""
         self._refusals.labels(endpoint).inc()
 
-    def serves(self, n_datapoints: int, created_timestamp_s: float) -> None:
-        """Set what is being served."""
-        self._datapoints.set(n_datapoints)
-        self._created.set(created_timestamp_s)
+    def serves(self, endpoint: str, n_datapoints: int, created_timestamp_s: float) -> None:
+        """Set what is being served: the datapoints of all endpoints, and when the oldest of their versions was built."""
+        self._versions[endpoint] = n_datapoints, created_timestamp_s
+        self._datapoints.set(sum(n for n, _ in self._versions.values()))
+        self._created.set(min(created for _, created in self._versions.values()))
 
     def watch(self, update: Callable[[], None]) -> None:
         """Call something before each exposition: it sets what can be read at any time and need not be counted."""

@@ -1,4 +1,4 @@
-"""One process that serves one endpoint over HTTP and gRPC, from verification to the last drained request."""
+"""One process that serves endpoints over HTTP and gRPC, from verification to the last drained request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,7 @@ def serve(
     store: Store,
     name: str,
     *,
+    also: Sequence[str] = (),
     settings: ServingSettings,
     auth: AuthSettings | None = None,
     tls: TlsSettings | None = None,
@@ -55,13 +56,14 @@ def serve(
     as_json: bool = False,
     log_requests: bool = True,
 ) -> None:
-    """Serve an endpoint until SIGTERM or SIGINT, then drain and return.
+    """Serve endpoints until SIGTERM or SIGINT, then drain and return.
 
     Prints where it listens on standard output: `HTTP http://host:port` and `gRPC host:port`, or one JSON object.
 
     Args:
         store: where its versions lie.
         name: an endpoint, an alias or a version id; where an alias moves, or the endpoint changes, the service follows.
+        also: more of them, each with a write log of its own; a request that names none is answered by `name`.
         settings: limits and times.
         auth: who may ask, everybody when None.
         tls: how connections are encrypted, not at all when None.
@@ -95,7 +97,7 @@ def serve(
         uvloop.run(
             _serve(
                 store,
-                name,
+                (name, *also),
                 settings=settings,
                 auth=auth or AuthSettings(),
                 gate=gate,
@@ -112,7 +114,7 @@ def serve(
 
 async def _serve(
     store: Store,
-    name: str,
+    names: Sequence[str],
     *,
     settings: ServingSettings,
     auth: AuthSettings,
@@ -126,42 +128,42 @@ async def _serve(
     as_json: bool,
 ) -> None:
     metrics = Metrics()
-    deployment = Deployment(
-        store,
-        name,
-        settings=settings,
-        observer=metrics,
-        model_dir=model_dir,
-        override_keys_file=auth.override_keys_file,
-    )
-    compaction = Compaction(deployment, store, settings=settings)
+    deployments = []
     with contextlib.ExitStack() as looking:
-        try:
-            await deployment.open()
-            compaction.follow()
-            recommender = Recommender([deployment], settings=settings, observer=metrics)
+        async with contextlib.AsyncExitStack() as held:
+            for name in dict.fromkeys(names):
+                deployment = Deployment(
+                    store,
+                    name,
+                    settings=settings,
+                    observer=metrics,
+                    model_dir=model_dir,
+                    override_keys_file=auth.override_keys_file,
+                )
+                held.push_async_callback(deployment.close)
+                await deployment.open()
+                compaction = Compaction(deployment, store, settings=settings)
+                held.push_async_callback(compaction.close)
+                compaction.follow()
+                deployments.append(deployment)
+            recommender = Recommender(deployments, settings=settings, observer=metrics)
+            held.push_async_callback(recommender.close)
             admission = Admission(settings, max_per_caller=auth.max_in_flight)
             observation = Observation(metrics, recommender, admission, settings=settings, store=store.path)
             looking.callback(observation.close)  # after the live indexes that it may wait for
-            try:
-                await _answer(
-                    recommender,
-                    metrics=metrics,
-                    admission=admission,
-                    settings=settings,
-                    gate=gate,
-                    context=context,
-                    tls=tls,
-                    host=host,
-                    listener=listener,
-                    grpc_port=grpc_port,
-                    as_json=as_json,
-                )
-            finally:
-                await recommender.close()
-        finally:
-            await compaction.close()
-            await deployment.close()
+            await _answer(
+                recommender,
+                metrics=metrics,
+                admission=admission,
+                settings=settings,
+                gate=gate,
+                context=context,
+                tls=tls,
+                host=host,
+                listener=listener,
+                grpc_port=grpc_port,
+                as_json=as_json,
+            )
 
 
 async def _answer(

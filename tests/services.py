@@ -32,7 +32,7 @@ from serving.server import serve
 asked = json.loads(sys.argv[1])
 serve(Store(Path(asked["store"])), asked["name"], settings=ServingSettings(**asked["settings"]),
       auth=AuthSettings(**asked["auth"]), tls=TlsSettings(**asked["tls"]), tracing=TracingSettings(**asked["tracing"]),
-      host=asked["host"], http_port=0, grpc_port=asked["grpc_port"], as_json=True)
+      also=asked["also"], host=asked["host"], http_port=0, grpc_port=asked["grpc_port"], as_json=True)
 """
 
 
@@ -111,11 +111,13 @@ def running_service(
     host: str = "127.0.0.1",
     grpc_port: int = 0,
     trust: ssl.SSLContext | None = None,
+    also: tuple[str, ...] = (),
     **settings: Any,
 ) -> Iterator[Service]:
     """Serve a shop in a process of its own until the block ends."""
     sections = {"settings": settings, "auth": auth or {}, "tls": tls or {}, "tracing": tracing or {}}
-    asked = json.dumps({"store": str(shop.store), "name": shop.name, "host": host, "grpc_port": grpc_port, **sections})
+    listening = {"host": host, "grpc_port": grpc_port}
+    asked = json.dumps({"store": str(shop.store), "name": shop.name, "also": also, **listening, **sections})
     with log.open("w") as stderr:
         command = [sys.executable, "-c", _SERVE, asked]
         root = Path(__file__).parent.parent
