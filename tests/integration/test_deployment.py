@@ -426,6 +426,7 @@ def test_writes_before_while_and_after_a_switch_are_all_there_and_their_tokens_h
         assert len(read) == len(acknowledged[-1000:])
 
 
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("n_kills", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_killed_while_it_switches_a_service_comes_back_with_what_the_alias_names(
     shop: Shop, start_service: Start, n_kills: int
