@@ -243,7 +243,8 @@ def started(command: list[str], *, out: int = subprocess.DEVNULL) -> Iterator[su
 
 @contextlib.contextmanager
 def postgres(folder: Path, base: NDArray[np.float32]) -> Iterator[dict[str, Any]]:
-    """PostgreSQL with the vectors in a table and an HNSW index over them."""
+    """PostgreSQL with the vectors in a table and an HNSW index over them; what lies in the folder already is kept."""
+    is_built = folder.exists()
     with started([str(SERVICES / "python"), "-c", _POSTGRES, str(folder)], out=subprocess.PIPE) as process:
         assert process.stdout is not None
         told = json.loads(process.stdout.readline())
@@ -263,7 +264,8 @@ async def main():
     await c.execute("VACUUM ANALYZE items")
 asyncio.run(main())
 """
-        subprocess.run([str(SERVICES / "python"), "-c", script], check=True)
+        if not is_built:
+            subprocess.run([str(SERVICES / "python"), "-c", script], check=True)
         yield {"address": told["uri"], "pid": told["pid"], "knobs": [{"ef": effort} for effort in EFFORTS]}
 
 
@@ -337,6 +339,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each turn")
     parser.add_argument("--repeats", type=int, default=3, help="turns")
     parser.add_argument("--without", default="", help="a,b: services to leave out")
+    parser.add_argument("--keep", type=Path, help="keep what Likewise and PostgreSQL build here")
     parser.add_argument("--generate", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.generate:
@@ -347,7 +350,7 @@ def main() -> None:
     base, queries = harness.package_summaries(asked.n)
     true = np.argsort(-(queries @ base.T), axis=1)[:, :K]
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = asked.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         np.save(folder / "queries.npy", queries)
         services = stack.enter_context(likewise(folder / "store", base))
         for name, serve in (("pgvector", postgres), ("chroma", chroma_server)):

@@ -317,10 +317,43 @@ def test_a_body_that_grows_past_the_limit_is_cut_off(strict_service: Service) ->
     assert b"connection: close" in answer
 
 
-def test_a_body_that_does_not_arrive_is_refused(strict_service: Service) -> None:
-    answer = raw(strict_service, b"POST /v1/search HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+@pytest.mark.parametrize("path", ["search", "findNeighbors"])
+def test_a_body_that_does_not_arrive_is_refused(strict_service: Service, path: str) -> None:
+    head = f"POST /v1/{path} HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
+    answer = raw(strict_service, head.encode() + b"{")
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"DEADLINE_EXCEEDED" in answer
+
+
+def post(path: str, body: dict[str, Any], *more: str) -> bytes:
+    """Return the bytes of a request."""
+    content = json.dumps(body).encode()
+    head = [f"POST {path} HTTP/1.1", "Host: a", f"Content-Length: {len(content)}", *more, "", ""]
+    return "\r\n".join(head).encode() + content
+
+
+@pytest.mark.parametrize("inline", [0, 10**9], ids=["in a thread", "on the loop"])
+def test_answers_come_in_the_order_of_requests_however_they_are_cut(
+    vector_shop: Shop, start_service: Start, inline: int
+) -> None:
+    ids = [f"item-{at:04}" for at in range(20, 26)]
+    asked = [post("/v1/findNeighbors", {"queries": [{"datapoint": {"datapointId": one}}]}) for one in ids]
+    asked.insert(3, post("/v1/readIndexDatapoints", {"ids": ["item-0042"]}))
+    asked.insert(5, post("/v1/findNeighbors", {"queries": [{"neighborCount": 1}]}))
+    stream = b"".join(asked) + post("/v1/findNeighbors", {"queries": []}, "Connection: close")
+    with start_service(vector_shop, inline_multiply_adds=inline) as service:
+        service.wait_until_ready()
+        host, port = service.http.removeprefix("http://").split(":")
+        for cut in (len(stream), 1000, 97, 13):
+            with socket.create_connection((host, int(port)), 10) as connection:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                for at in range(0, len(stream), cut):
+                    connection.sendall(stream[at : at + cut])
+                received = b"".join(iter(lambda: connection.recv(65536), b""))
+            statuses = [int(line[:3]) for line in received.split(b"HTTP/1.1 ")[1:]]
+            assert statuses == [200, 200, 200, 200, 200, 400, 200, 200, 400]
+            places = [received.index(f'"nearestNeighbors":[{{"id":"{one}"'.encode()) for one in ids]
+            assert places == sorted(places)
 
 
 @pytest.mark.parametrize("head", [b"", b"GET /healthz HTTP/1.1\r\nHost: a"])
