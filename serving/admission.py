@@ -102,6 +102,12 @@ class Ticket:
             self._is_waiting = True
             self._line.enter(self._admission.now())
 
+    def answered(self, *, is_served: bool) -> None:
+        """Count the request no longer among those that wait: its answer begins, and the place stays taken until its end."""
+        if self._admission is not None and self._is_waiting:
+            self._is_waiting = False
+            self._line.leave(self._admission.now(), is_served=is_served)
+
     def release(self) -> None:
         """Give the place back; the second time does nothing."""
         if (admission := self._admission) is None:

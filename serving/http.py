@@ -74,6 +74,10 @@ _POLICY: Final = (
 )
 
 
+class _File(FileResponse):
+    chunk_size = 16 * 1024  # is held, twice, for every client that does not read
+
+
 class HttpApi:
     """The routes of one service. Belongs to one event loop."""
 
@@ -313,7 +317,7 @@ class HttpApi:
         headers = {"etag": picture.etag, "cache-control": "public, max-age=3600"}
         if request.headers.get("if-none-match") == picture.etag:
             return Response(status_code=304, headers=headers)
-        return FileResponse(picture.path, media_type=picture.content_type, stat_result=picture.stat, headers=headers)
+        return _File(picture.path, media_type=picture.content_type, stat_result=picture.stat, headers=headers)
 
     async def front(self, request: Request) -> Response:
         """Answer with a file of the page."""

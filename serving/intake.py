@@ -125,6 +125,8 @@ class Intake:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 call.status = message["status"]
+                # What is left is up to the client, who may read slowly.
+                scope[TICKET].answered(is_served=call.status != 504)
                 message["headers"] = [*message.get("headers", ()), *headers_of(call.record)]
             await send(message)
 

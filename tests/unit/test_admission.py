@@ -124,6 +124,19 @@ def test_those_whose_time_ran_out_do_not_make_a_lane_seem_fast() -> None:
         admission.admit("search", left_s=9.0)
 
 
+def test_who_reads_an_answer_slowly_keeps_a_place_and_holds_up_nobody() -> None:
+    clock = Clock()
+    admission = paced(clock, 0.01, max_wait_s=0.5)
+    for ticket in (slow := held(admission, 60)):
+        ticket.answered(is_served=True)
+    assert admission.n_in_flight == 60
+    clock.now += 30.0
+    for ticket in slow:
+        ticket.release()
+    held(admission, 40)
+    admission.admit("search", left_s=9.0)  # the lane is as fast as it was
+
+
 def test_health_is_never_refused() -> None:
     admission = Admission(ServingSettings(max_in_flight=1))
     held(admission, 1)
