@@ -109,6 +109,8 @@ class HttpApi:
             redoc_url=None,
         )
         self._add_routes(api)
+        if self._gate.is_on:
+            _document_credentials(api)
         api.add_exception_handler(LikewiseError, _on_likewise_error)
         api.add_exception_handler(HTTPException, _on_http_error)
         posts = {FIND_NEIGHBORS: self._find_neighbors}  # the hot path: what FastAPI costs is most of what it costs
@@ -371,6 +373,15 @@ def _add(
         responses={200: {"model": answer, "description": "The answer"}, **refusals},
         openapi_extra=extra,
     )
+
+
+def _document_credentials(api: FastAPI) -> None:
+    document = api.openapi()  # it is made once, and kept
+    document["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "description": "a key or a token"},
+        "key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "a key or a token"},
+    }
+    document["security"] = [{"bearer": []}, {"key": []}]
 
 
 def _access_of(api: FastAPI) -> AccessOf:
