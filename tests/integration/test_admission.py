@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import http.client
 import json
+import random
+import re
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 
 from serving.wire import likewise_pb2 as pb
@@ -153,6 +160,122 @@ def test_expired_work_is_never_started(impatient: Service) -> None:
     statuses = {impatient.ask("POST", "/v1/findNeighbors", QUERY, {"grpc-timeout": "1u"})[0] for _ in range(100)}
     assert statuses == {504}
     assert searches(impatient) == before
+
+
+SEED = 20260107
+LONG = 100  # queries of a request that takes longer than 5 ms on any machine
+QUERIES = [f"{at * 37:05d}" for at in range(LONG)]
+N_HASTY = pytest.mark.parametrize(
+    "n_hasty", [400, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
+
+
+@pytest.fixture(scope="module")
+def busy(graph_shop: Shop, start_service: Start) -> Iterator[Service]:
+    """A service with one thread for searches, which are long."""
+    with start_service(graph_shop, search_threads=1, max_wait_s=0.2, grpc_streams=1000) as service:
+        service.wait_until_ready()
+        yield service
+
+
+@N_HASTY
+def test_who_has_a_few_milliseconds_is_answered_or_not_searched_for(busy: Service, n_hasty: int) -> None:
+    """Each that is told so was not searched for: what was searched is what was answered, or ran out of time on the way."""
+    queries = [{"datapoint": {"datapointId": each}, "neighborCount": 100, "exact": True} for each in QUERIES]
+    body = json.dumps({"queries": queries}).encode()
+    before = searches(busy)
+    told: Counter[str] = Counter()
+
+    def ask(seed: int) -> None:
+        rng = random.Random(seed)
+        with contextlib.closing(http.client.HTTPConnection(busy.http.removeprefix("http://"), timeout=30)) as kept:
+            for _ in range(n_hasty // 20):
+                kept.request("POST", "/v1/findNeighbors", body, {"grpc-timeout": f"{rng.randint(1000, 5000)}u"})
+                answer = kept.getresponse()
+                content = json.loads(answer.read())
+                message = content["error"]["message"] if answer.status != 200 else ""
+                told[f"{answer.status} on the way" if "no answer within" in message else str(answer.status)] += 1
+
+    with ThreadPoolExecutor(20) as pool:
+        for _ in pool.map(ask, range(SEED, SEED + 20)):
+            pass
+    until(busy, "likewise_in_flight_requests 1.0")
+    n_searched = (searches(busy) - before) / LONG
+    print(f"{dict(told)}, {n_searched:.0f} searched")
+    assert set(told) <= {"200", "429", "504", "504 on the way"}, (SEED, told)
+    assert told["200"] <= n_searched <= told["200"] + told["504 on the way"], (SEED, told)
+    assert busy.ask("POST", "/v1/findNeighbors", {"queries": queries[:1]})[0] == 200
+
+
+@N_HASTY
+def test_calls_that_expire_or_are_cancelled_while_they_wait_are_not_searched_for(busy: Service, n_hasty: int) -> None:
+    """They come fifty at once, and one search takes longer than all of them have."""
+    rng = random.Random(SEED)
+    request = pb.FindNeighborsRequest()
+    for each in QUERIES:
+        request.queries.add(exact=True, neighbor_count=100).datapoint.datapoint_id = each
+    before = searches(busy)
+    codes: Counter[grpc.StatusCode] = Counter()
+    with grpc.insecure_channel(busy.grpc) as channel:
+        find = MatchServiceStub(channel).FindNeighbors
+        for _ in range(n_hasty // 50):
+            calls = [find.future(request, timeout=rng.uniform(0.001, 0.005)) for _ in range(50)]
+            for call in rng.sample(calls, 15):
+                call.cancel()
+            codes.update(call.code() for call in calls)
+        until(busy, "likewise_in_flight_requests 1.0")
+        n_searched = (searches(busy) - before) / LONG
+        print(f"{ {code.name: n for code, n in codes.items()} }, {n_searched:.0f} searched")
+        expected = {"OK", "DEADLINE_EXCEEDED", "CANCELLED", "RESOURCE_EXHAUSTED"}
+        assert {code.name for code in codes} <= expected, (SEED, codes)
+        assert n_searched < n_hasty / 5, (SEED, codes)
+        assert len(find(pb.FindNeighborsRequest(queries=request.queries[:1]), timeout=30).nearest_neighbors) == 1
+
+
+@pytest.mark.parametrize(
+    "n_requests", [2000, pytest.param(100_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
+def test_after_callers_who_never_pause_all_is_as_before(busy: Service, n_requests: int) -> None:
+    """Three hundred of them ask again at once whatever they are told."""
+    n_callers = 300
+    body = json.dumps({"queries": [{"datapoint": {"datapointId": each}, "exact": True} for each in QUERIES[:20]]})
+    head = f"POST /v1/findNeighbors HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    content = (head + body).encode()
+    host, _, port = busy.http.removeprefix("http://").partition(":")
+    statuses: Counter[int] = Counter()
+
+    async def ask() -> None:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        while sum(statuses.values()) < n_requests:
+            writer.write(content)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", answer)
+            assert length is not None
+            await reader.readexactly(int(length[1]))
+            statuses[int(answer.split(b" ", 2)[1])] += 1
+        writer.close()
+
+    async def ask_all() -> None:
+        health = 0
+        asking = asyncio.gather(*(ask() for _ in range(n_callers)))
+        while not asking.done():
+            answer = await asyncio.to_thread(busy.ask, "GET", "/readyz")
+            assert answer[0] == 200, answer
+            health += 1
+        await asking
+        assert health > 0
+
+    process = psutil.Process(busy.process.pid)
+    before = process.memory_info().rss
+    asyncio.run(ask_all())
+    assert process.memory_info().rss - before < 100 * 2**20
+    print(f"{dict(statuses)}, {(process.memory_info().rss - before) >> 20} MB more")
+    assert set(statuses) <= {200, 429, 504}
+    assert statuses[200] > 0
+    assert statuses[429] > n_requests / 10, "it was too much"
+    until_waiting(busy, 0)
+    until(busy, "likewise_in_flight_requests 1.0")
+    assert {busy.ask("POST", "/v1/findNeighbors", body.encode())[0] for _ in range(100)} == {200}
 
 
 def searches(service: Service) -> float:

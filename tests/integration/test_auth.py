@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import json
 import logging
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -35,9 +36,10 @@ from serving.wire import likewise_pb2 as pb
 from serving.wire.likewise_pb2_grpc import MatchServiceStub, SearchServiceStub
 from tests.certificates import jwks, public_jwk, rsa_key
 from tests.integration.test_jwt_verifier import AUDIENCE, ISSUER, token
+from tests.services import Shop
 
 if TYPE_CHECKING:
-    from tests.services import Service, Shop, Start
+    from tests.services import Service, Start
 
 FIND = {"queries": [{"datapoint": {"datapointId": "item-0042"}, "neighborCount": 2}]}
 
@@ -296,7 +298,27 @@ def test_no_credential_reaches_the_log(guarded: Service, keys: Keys, signer: Any
     log = guarded.log.read_text()
     assert made not in log
     assert not [name for name, text in keys.texts.items() if text[16:] in log]
-    assert not [name for name, text in keys.texts.items() if text[16:].encode() in keys.file.read_bytes()]
+
+
+def test_no_key_lies_on_the_disk(vector_shop: Shop, start_service: Start, keys: Keys, tmp_path: Path) -> None:
+    """Not in the keys file, the audit log, the write log, or the store, whatever was asked with it."""
+    shop = Shop(Path(shutil.copytree(vector_shop.store, tmp_path / "store")), vector_shop.name)
+    auth = {"keys_file": str(keys.file), "audit_file": str(tmp_path / "audit.jsonl")}
+    with start_service(shop, auth=auth, write_log=str(tmp_path / "log")) as service:
+        service.wait_until_ready()
+        for text in keys.texts.values():
+            for headers in (bearer(text), basic(text), {"x-api-key": text}):
+                point = {"datapointId": "new", "featureVector": [1.0] * 8}
+                service.ask("POST", "/v1/upsertDatapoints", {"datapoints": [point]}, headers)
+                service.ask("POST", "/v1/endpoints/vectors:rollback", {"why": "test"}, headers)
+                service.ask("POST", "/v1/findNeighbors", FIND, headers)
+        log = service.log
+    files = [log, keys.file, *(file for file in tmp_path.rglob("*") if file.is_file())]
+    assert len(files) > 8
+    assert (tmp_path / "audit.jsonl").stat().st_size > 0
+    told = {file: file.read_bytes() for file in files}
+    secrets = [text[16:].encode() for text in keys.texts.values()]
+    assert not [file for file, content in told.items() if any(secret in content for secret in secrets)]
 
 
 def test_a_caller_that_asks_too_often_waits_and_others_do_not(

@@ -47,7 +47,7 @@ def test_writes_are_folded_in_again_and_again_and_nobody_notices(
         service.wait_until_ready()
         marks = defaultdict(lambda: "a")  # every version holds the same items
         written: list[str] = []
-        with load(service, marks, n_threads=1, pause_s=0.02) as told:
+        with load(service, marks, per_s=50) as told:
             for turn in range(2):
                 before = served(service)
                 ids = [f"w{turn}-{at}" for at in range(40)]

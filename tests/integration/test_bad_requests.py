@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import psutil
 import pytest
 
+from matching.datapoint import Datapoint
+from matching.store import Store
 from matching.version import MAX_K
 from serving.settings import ServingSettings
 from serving.wire import likewise_pb2 as pb
 from serving.wire.likewise_pb2_grpc import IndexServiceStub, MatchServiceStub
 from tests.services import Service, Shop, Start
+from tests.versions import MakeVersion
 
 DIM = 8
 GOOD = [0.5] * DIM
@@ -31,6 +36,7 @@ BAD_VECTORS: dict[str, tuple[str, list[float] | None]] = {
     "beyond float64": ("[1e400,1,1,1,1,1,1,1]", None),
     "one too many": (json.dumps([*GOOD, 1.0]), [*GOOD, 1.0]),
     "one too few": (json.dumps(GOOD[1:]), GOOD[1:]),
+    "none": ("[]", []),
     "very long": (json.dumps([1.0] * 200_000), [1.0] * 200_000),
     "ragged": ("[[1,1,1,1],[1,1,1,1]]", None),
     "null": ("[null,1,1,1,1,1,1,1]", None),
@@ -104,6 +110,29 @@ def test_answers_hold_finite_distances_and_real_datapoints(service: Service, vec
     assert all(0 <= neighbor["distance"] < 1e12 for neighbor in neighbors)
 
 
+def test_a_vector_without_direction_is_refused_where_angles_are_compared(
+    store: Store, make_version: MakeVersion, start_service: Start, tmp_path: Path
+) -> None:
+    make_version([Datapoint("only")], np.ones((1, DIM), np.float32), plan="flat", alias="angles")
+    with start_service(Shop(store.path, "angles"), write_log=str(tmp_path / "log")) as service:
+        service.wait_until_ready()
+        with grpc.insecure_channel(service.grpc) as channel:
+            for value in (0.0, -0.0, 1e-45, 1e-30):
+                vector = [value] * DIM
+                query, point = {"datapoint": {"featureVector": vector}}, {"datapointId": "x", "featureVector": vector}
+                for path, body in (
+                    ("findNeighbors", {"queries": [query]}),
+                    ("upsertDatapoints", {"datapoints": [point]}),
+                ):
+                    status, _, answer = service.ask("POST", f"/v1/{path}", body)
+                    assert (status, answer["error"]["status"]) == (400, "INVALID_ARGUMENT"), (path, value, answer)
+                asked = pb.FindNeighborsRequest(queries=[{"datapoint": {"feature_vector": vector}}])
+                assert "direction" in refused(MatchServiceStub(channel).FindNeighbors, asked)
+                written = pb.UpsertDatapointsRequest(datapoints=[{"datapoint_id": "x", "feature_vector": vector}])
+                assert refused(IndexServiceStub(channel).UpsertDatapoints, written)
+        assert service.ask("POST", "/v1/readIndexDatapoints", {"ids": ["x"]})[0] == 404
+
+
 LIMITS = ServingSettings()
 HUGE = (2**31 - 1, 2**31, 2**63 - 1, 2**63, 2**64, 10**30)
 
@@ -162,6 +191,11 @@ def test_sums_of_a_request_have_limits_and_messages_name_them(service: Service) 
         ("upsertDatapoints", {"datapoints": [{"datapointId": "x"}] * (LIMITS.max_writes + 1)}, "1,001 datapoints"),
         ("removeDatapoints", {"datapointIds": ["x"] * (LIMITS.max_writes + 1)}, "1,001 datapoints"),
         ("search", {"text": "x" * 5_000_000}, "5,000,000 characters"),
+        (
+            "findNeighbors",
+            {"queries": [{"datapoint": {"restricts": [{**tokens, "allowList": ["x"] * 100_000}]}}]},
+            "100,000 tokens",
+        ),
     ]
     before = psutil.Process(service.process.pid).memory_info().rss
     for path, body, says in cases:
@@ -169,6 +203,56 @@ def test_sums_of_a_request_have_limits_and_messages_name_them(service: Service) 
         assert (status, answer["error"]["status"]) == (413, "RESOURCE_EXHAUSTED"), (says, answer)
         assert says in answer["error"]["message"].replace("at most 1000;", "at most 1,000;")
     assert psutil.Process(service.process.pid).memory_info().rss - before < 50 * 2**20
+
+
+def test_sums_of_a_message_have_the_same_limits(channel: grpc.Channel) -> None:
+    point = {"feature_vector": GOOD}
+    query = {"datapoint": point, "neighbor_count": 1000}
+    tokens = {"namespace": "color", "allow_list": ["x"] * 100_000}
+    find, read = pb.FindNeighborsRequest, pb.ReadIndexDatapointsRequest
+    match, index = MatchServiceStub(channel), IndexServiceStub(channel)
+    many = [f"{at}" for at in range(LIMITS.max_writes + 1)]
+    cases: list[tuple[Any, Any, str]] = [
+        (match.FindNeighbors, find(queries=[query] * 101), f"at most {LIMITS.max_queries}"),
+        (match.FindNeighbors, find(queries=[query] * 21), f"21,000 neighbors; at most {LIMITS.max_neighbors:,}"),
+        (
+            match.FindNeighbors,
+            find(queries=[query] * 3, return_full_datapoint=True),
+            f"3,000 neighbors; at most {LIMITS.max_full_neighbors:,}",
+        ),
+        (match.FindNeighbors, find(queries=[{"datapoint": {**point, "restricts": [tokens]}}]), "100,000 tokens"),
+        (
+            match.FindNeighbors,
+            find(queries=[{"datapoint": {**point, "restricts": [{"namespace": each} for each in many[:65]]}}]),
+            "65 restricts",
+        ),
+        (match.ReadIndexDatapoints, read(ids=["item-0042"] * (LIMITS.max_ids + 1)), f"at most {LIMITS.max_ids:,}"),
+        (
+            index.UpsertDatapoints,
+            pb.UpsertDatapointsRequest(datapoints=[{"datapoint_id": each, **point} for each in many]),
+            "1,001 datapoints",
+        ),
+        (index.RemoveDatapoints, pb.RemoveDatapointsRequest(datapoint_ids=many), "1,001 datapoints"),
+        (match.FindNeighbors, find(queries=[{"datapoint": {"datapoint_id": "x" * 10_000_000}}]), "at most 8,388,608"),
+    ]
+    for call, message, says in cases:
+        told = refused(call, message, (grpc.StatusCode.RESOURCE_EXHAUSTED,))
+        assert says in told.replace("at most 1000;", "at most 1,000;")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("findNeighbors", {"queries": []}),
+        ("readIndexDatapoints", {"ids": []}),
+        ("upsertDatapoints", {"datapoints": []}),
+        ("removeDatapoints", {"datapointIds": []}),
+        ("search", {"text": ""}),
+    ],
+)
+def test_requests_for_nothing_are_refused(service: Service, path: str, body: dict[str, Any]) -> None:
+    status, _, answer = service.ask("POST", f"/v1/{path}", body)
+    assert (status, answer["error"]["status"]) == (400, "INVALID_ARGUMENT"), answer
 
 
 @pytest.mark.parametrize("length", [0, 1025, 1_000_000])

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
+import time
 from datetime import datetime, timedelta, timezone
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from matching.errors import AlreadyExists, InvalidInput, NotFound
 from serving import api_keys as module
@@ -62,6 +66,28 @@ def test_texts_are_compared_in_constant_time_whether_or_not_the_id_is_known(monk
         ring.find(guess)
     assert len(compared) == 4
     assert {(len(one), len(other)) for one, other in compared} == {(64, 64)}
+
+
+@pytest.mark.parametrize("n", [2_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_how_long_a_wrong_text_takes_does_not_tell_where_it_is_wrong(n: int) -> None:
+    """Welch's t of two kinds of guesses, drawn in turn at random: it sees a difference, whatever the machine is doing."""
+    ring, _, text = KeyRing().with_new("shop", ["read"], now=NOW)
+    at = len(text) - 43
+    guesses = (
+        text[:at] + ("A" if text[at] != "A" else "B") + text[at + 1 :],
+        text[:-1] + ("A" if text[-1] != "A" else "B"),
+    )
+    rng = random.Random(20260106)
+    taken: tuple[list[int], list[int]] = ([], [])
+    for _ in range(2 * n):
+        which = rng.randrange(2)
+        began = time.perf_counter_ns()
+        found = ring.find(guesses[which])
+        taken[which].append(time.perf_counter_ns() - began)
+        assert found is None
+    most = np.percentile(np.concatenate(taken), 95)  # what was interrupted tells nothing
+    first, last = (np.array(each)[np.array(each) < most] for each in taken)
+    assert abs(stats.ttest_ind(first, last, equal_var=False).statistic) < 4.5
 
 
 def test_two_keys_of_a_holder_live_at_once_and_no_third() -> None:
