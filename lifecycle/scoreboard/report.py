@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +35,8 @@ def write_report(board: Board, path: Path, *, title: str) -> None:
         f"never seen before</li>"
         for fold in board.folds
     )
+    overall = list(board.rows[0].overall)
+    figures = [[f"{row.overall[name]:.4g}" for name in overall] for row in board.rows]
     path.write_text(
         f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style><h1>{html.escape(title)}</h1>"
@@ -42,7 +45,7 @@ def write_report(board: Board, path: Path, *, title: str) -> None:
         f"<h2>Users with a history</h2><div class=wide>{_metrics_table(board)}</div>"
         f"<p><small>Means over users, all items ranked; in small print the middle 95 % of 2,000 bootstrap samples of users. "
         f"Cold: {html.escape(board.primary)} of users without a history.</small></p>"
-        f"<h2>All answers together</h2><div class=wide>{_overall_table(board)}</div>",
+        f"<h2>All answers together</h2><div class=wide>{_table(board, overall, figures)}</div>",
         "utf-8",
     )
 
@@ -57,18 +60,26 @@ def _verdict(board: Board) -> str:
 
 def _metrics_table(board: Board) -> str:
     names = list(board.rows[0].metrics)
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    rows = "".join(
-        f"<tr{' class=best' if row.source == board.best_baseline else ''}><td>{html.escape(row.source)}"
-        f"{' <small>baseline</small>' if row.is_baseline else ''}</td>"
-        + "".join(
-            f"<td>{cell.mean:.4g}<br><small>{cell.low:.4g} … {cell.high:.4g}</small></td>"
-            for cell in (row.metrics[name] for name in names)
-        )
-        + f"<td>{'' if row.cold is None else f'{row.cold:.4g}'}</td><td>{_over(row)}</td></tr>"
+    rows = [
+        [
+            *(f"{cell.mean:.4g}<br><small>{cell.low:.4g} … {cell.high:.4g}</small>" for cell in row.metrics.values()),
+            "" if row.cold is None else f"{row.cold:.4g}",
+            _over(row),
+        ]
         for row in board.rows
-    )
-    return f"<table><tr><th>source</th>{head}<th>cold</th><th>over {html.escape(board.best_baseline)}</th></tr>{rows}</table>"
+    ]
+    return _table(board, [*names, "cold", f"over {board.best_baseline}"], rows)
+
+
+def _table(board: Board, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """One row a source, the best baseline marked; columns are escaped here, cells are HTML."""
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in ["source", *columns])
+    body = ""
+    for row, cells in zip(board.rows, rows, strict=True):
+        name = html.escape(row.source) + (" <small>baseline</small>" if row.is_baseline else "")
+        mark = " class=best" if row.source == board.best_baseline else ""
+        body += f"<tr{mark}><td>{name}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    return f"<table><tr>{head}</tr>{body}</table>"
 
 
 def _over(row: Row) -> str:
@@ -77,18 +88,6 @@ def _over(row: Row) -> str:
     mark = "<span class=yes>promotable</span>" if row.is_promotable else "<span class=no>not promotable</span>"
     over = row.over_best
     return f"{over.mean:+.4f}<br><small>{over.low:+.4f} … {over.high:+.4f}, p {row.p_adjusted:.3g}</small><br>{mark}"
-
-
-def _overall_table(board: Board) -> str:
-    names = list(board.rows[0].overall)
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    rows = "".join(
-        f"<tr><td>{html.escape(row.source)}</td>"
-        + "".join(f"<td>{row.overall[name]:.4g}</td>" for name in names)
-        + "</tr>"
-        for row in board.rows
-    )
-    return f"<table><tr><th>source</th>{head}</tr>{rows}</table>"
 
 
 def _plot(board: Board) -> str:
