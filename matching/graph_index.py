@@ -32,6 +32,7 @@ Plan = Literal["graph", "scan", "graph, then scan"]
 
 KIND = "graph"
 FORMAT = 3
+_LIKE_IT = 2  # the same, but that links of rows beyond 448 numbers had signs of all of them: these do not fit
 MAX_DIM = 4096
 MAX_ROWS = 2**31 - 1
 MAX_K = 1 << 20
@@ -437,7 +438,7 @@ class GraphIndex:
         arrays = open_container(file, KIND, verify=verify)
         try:
             fmt, *shape = (int(value) for value in arrays["shape"].astype(np.int64))
-            if fmt != FORMAT:
+            if fmt not in (FORMAT, _LIKE_IT):
                 raise CorruptArtifact(
                     f"[open] {file.name}: graph format {fmt} is not {FORMAT}, the one this program reads; build it again"
                 )
@@ -462,7 +463,8 @@ class GraphIndex:
                 **{name: arrays[name] for name in _ARRAYS},
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise CorruptArtifact(f"[open] {file.name}: its arrays do not fit each other; build it again") from error
+            why = "its arrays do not fit each other" if fmt == FORMAT else f"graph format {fmt} of rows as long as {dim}"
+            raise CorruptArtifact(f"[open] {file.name}: {why}; build it again") from error
         opened.set_costs(hop, block)
         if ranks_from_disk:
             with file.open("rb") as handle:

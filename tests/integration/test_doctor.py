@@ -144,7 +144,7 @@ def test_a_full_disk_and_stopped_writes(examine: Any, own_shop: Shop, start_serv
         service.wait_until_ready()
         big = [{"datapointId": "x", "featureVector": [1.0] * 8, "embeddingMetadata": {"title": "y" * 100_000}}]
         statuses = [service.ask("POST", "/v1/upsertDatapoints", {"datapoints": big})[0] for _ in range(40)]
-        assert 503 in statuses
+        assert 507 in statuses
         assert (
             service.ask("POST", "/v1/findNeighbors", {"queries": [{"datapoint": {"datapointId": "item-0042"}}]})[0]
             == 200

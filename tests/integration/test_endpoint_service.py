@@ -224,8 +224,8 @@ def test_endpoints_are_the_admins(home: Shop, start_service: Start, tmp_path: Pa
         audited = [line for line in service.log_lines() if line.get("logger") == "serving.audit"]
         done = [line for line in audited if line["action"] == "POST /v1/endpoints/home:traffic"]
         assert [(line["who"], line["code"]) for line in done] == [
-            (None, "403"),
-            (None, "403"),
+            ("key:holder-read", "403"),
+            ("key:holder-write", "403"),
             ("key:holder-admin", "200"),
         ]
 

@@ -721,8 +721,30 @@ def test_a_flipped_bit_is_noticed_in_every_region(saved: tuple[GraphIndex, Path,
             GraphIndex.open(file)
 
 
+@pytest.mark.parametrize(
+    ("dim", "layout", "opens"), [(448, "fast", True), (512, "fast", False), (512, "compact", True)]
+)
+def test_the_format_before_opens_where_it_is_the_same(tmp_path: Path, dim: int, layout: Layout, opens: bool) -> None:
+    rows = np.random.default_rng(dim).normal(size=(300, dim)).astype(np.float32)
+    index = GraphIndex.build(rows, layout=layout)
+    index.save(tmp_path / "now")
+    arrays = dict(open_container(tmp_path / "now", KIND))
+    arrays["shape"] = np.array([2, *arrays["shape"][1:]])
+    if not opens:  # signs of all coordinates: a longer block a row
+        arrays["blocks"] = np.zeros(
+            (len(arrays["blocks"]), arrays["blocks"].shape[1] + 32 * (512 - 448) // 8), np.uint8
+        )
+    write_container(tmp_path / "before", KIND, arrays)
+    if not opens:
+        with pytest.raises(CorruptArtifact, match="graph format 2 of rows as long as 512; build it again"):
+            GraphIndex.open(tmp_path / "before")
+        return
+    old = GraphIndex.open(tmp_path / "before", verify=True)
+    assert np.array_equal(old.search(rows[:20], 10)[0], index.search(rows[:20], 10)[0])
+
+
 DAMAGE: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
-    ("shape", lambda a: np.array([2, *a["shape"][1:]]), "graph format 2 is not 3"),
+    ("shape", lambda a: np.array([1, *a["shape"][1:]]), "graph format 1 is not 3"),
     ("shape", lambda a: a["shape"][:-1], "its settings are damaged"),
     ("scalars", lambda a: a["scalars"][:1], "its settings are damaged"),
     ("scalars", lambda a: np.array([1, np.nan, 90, 8], np.float32), "are out of range; build it again"),
