@@ -55,6 +55,7 @@ def test_writes_are_folded_in_again_and_again_and_nobody_notices(
                 token = upserted(service, ids, turn)
                 wait_until(lambda: served(service) != before, service.log.read_text()[-2000:])  # noqa: B023
                 assert held(service, written, token) == len(written)
+            wait_until(lambda: served(service) in told.versions, "the load met the last version")
         assert told.faults == []
         assert told.versions == {base, *store.versions()}
         manifest = store.manifest("shop")
