@@ -13,7 +13,8 @@ import pytest
 
 from matching.live import LiveIndex, WriteLog
 from matching.store import Store
-from tests.integration.test_deployment import DIM, load, new_version, served, shop, wait_until
+from tests.integration.test_deployment import DIM, load, new_version, served, shop
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.services import Service, Shop, Start

@@ -35,6 +35,7 @@ from serving.wire import likewise_pb2 as pb
 from serving.wire.likewise_pb2_grpc import EndpointServiceStub
 from tests.services import Shop
 from tests.versions import build_version
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.services import Service, Start
@@ -58,14 +59,6 @@ def shop(tmp_path: Path) -> Shop:
     store = Store(tmp_path / "store", create=True)
     store.set_alias("shop", new_version(store, "a"), why="test")
     return Shop(store.path, "shop")
-
-
-def wait_until(holds: Callable[[], bool], what: str, limit_s: float = 60) -> None:
-    """Wait until something holds; fail where it never does."""
-    until = time.monotonic() + limit_s
-    while not holds():
-        assert time.monotonic() < until, f"never: {what}"
-        time.sleep(0.02)
 
 
 def served(service: Service) -> str:

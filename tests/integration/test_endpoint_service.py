@@ -28,9 +28,9 @@ from tests.integration.test_deployment import (
     post,
     set_nan,
     spoil_vectors,
-    wait_until,
 )
 from tests.services import Shop
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.services import Service, Start

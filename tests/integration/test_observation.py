@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from tests.services import Service, Shop, Start
+from tests.waiting import wait_until
 
 
 def metric(service: Service, name: str, **labels: str) -> float:
@@ -19,14 +18,6 @@ def metric(service: Service, name: str, **labels: str) -> float:
         if found and found[1] == name and dict(re.findall(r'(\w+)="([^"]*)"', found[2] or "")) == labels:
             return float(found[3])
     return 0.0
-
-
-def until(true: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if true():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it never becomes true")
 
 
 def test_live_recall_is_that_of_the_answers(graph_shop: Shop, start_service: Start) -> None:
@@ -81,9 +72,9 @@ def test_the_way_of_a_write_is_seen(vector_shop: Shop, start_service: Start, tmp
         changes = [{"datapointId": f"new-{at}", "featureVector": [float(at)] * 8} for at in range(5)]
         for change in changes:
             assert service.ask("POST", "/v1/upsertDatapoints", {"datapoints": [change]})[0] == 200
-        until(lambda: metric(service, "likewise_unapplied_writes") == 0)
+        wait_until(lambda: metric(service, "likewise_unapplied_writes") == 0, limit_s=30)
         assert metric(service, "likewise_live_changes") == len(changes)
-        until(lambda: metric(service, "likewise_write_visible_seconds_count") >= 1)
+        wait_until(lambda: metric(service, "likewise_write_visible_seconds_count") >= 1, limit_s=30)
         assert metric(service, "likewise_write_log_bytes") > 0
         assert metric(service, "likewise_disk_free_bytes", of="log") > 0
         assert metric(service, "likewise_disk_free_bytes", of="store") > 0

@@ -23,9 +23,10 @@ from matching.store import Store
 from serving.wire import likewise_pb2 as pb
 from serving.wire import vertex_pb2 as vx
 from serving.wire.likewise_pb2_grpc import MatchServiceStub
-from tests.integration.test_deployment import counted, wait_until
+from tests.integration.test_deployment import counted
 from tests.services import Service, Shop, Start
 from tests.versions import build_version
+from tests.waiting import wait_until
 
 N, DIM, K = 1_800, 64, 10
 VECTORS = np.random.default_rng(12).normal(size=(N, DIM)).astype(np.float32)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.brokers import BrokerProcess
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.services import Service, Shop, Start
@@ -282,14 +283,6 @@ def test_a_broker_that_hangs_or_talks_nonsense_costs_no_search(
         wait_until(lambda: upsert(one, "after")[0] == 200)
         assert read(one, ["before", "after"], token(one, "last")) == {"before": 9.0, "after": 9.0}
         one.wait_until_ready()
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    for _ in range(1200):
-        if holds():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it never does")
 
 
 def test_a_paused_replica_leaves_the_rotation_until_it_has_caught_up(

@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from matching.store import Store
-from tests.integration.test_deployment import DIM, load, new_version, served, wait_until
+from tests.integration.test_deployment import DIM, load, new_version, served
 from tests.services import Shop
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.services import Start

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from matching.live import Appended, Change, Delete, LiveIndex, Upsert
 from matching.live.stream_log import Broker, StreamLog
 from tests.brokers import BrokerProcess, new_cluster
 from tests.versions import MakeVersion
+from tests.waiting import wait_until
 
 T = TypeVar("T")
 
@@ -56,12 +58,7 @@ def all_of(log: StreamLog) -> list[bytes]:
     return [record.payload for record in log.read(log.first_sequence)]
 
 
-def until(is_so: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if is_so():
-            return
-        time.sleep(0.05)
-    raise AssertionError("not after half a minute")
+until = partial(wait_until, limit_s=30)
 
 
 def test_all_that_follow_a_stream_see_the_same_sequences(broker: BrokerProcess, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ from lifecycle.scoreboard.metrics import score
 from lifecycle.scoreboard.report import as_rows, write_report
 from matching.errors import GateRefused, InvalidInput
 from matching.interactions import DAY_MS, History, Interactions
-from matching.sources import Popular
+from matching.sources import Popular, Source
 from tests.commands import likewise
 from tests.interactions import NOW, random_interactions
 
@@ -74,7 +74,7 @@ def test_what_comes_later_changes_nothing_before() -> None:
     assert np.array_equal(fold.train.items, other.train.items)
     for fit in BASELINES.values():
         asked = [fold.train.history(user) for user in range(5)]
-        assert np.array_equal(fit(fold).scores(asked, fold.cut_ms), fit(other).scores(asked, fold.cut_ms))
+        assert np.array_equal(fit(fold, {}).scores(asked, fold.cut_ms), fit(other, {}).scores(asked, fold.cut_ms))
 
 
 def test_a_leak_is_refused() -> None:
@@ -202,7 +202,7 @@ def test_only_what_beats_the_best_baseline_for_certain_is_promotable() -> None:
         time_folds(random_interactions(5, n_users=200, n=3_000), cut_ms=NOW * 3 // 4, horizon_ms=NOW // 8, n_origins=2)
     )
 
-    def knowing(fold: Fold) -> Given:
+    def knowing(fold: Fold, fitted: Mapping[str, Source]) -> Given:
         scores = np.full((len(fold.users), fold.train.n_items), -np.inf, np.float32)
         for row, targets in zip(scores, fold.targets):
             row[targets] = 1
@@ -213,7 +213,7 @@ def test_only_what_beats_the_best_baseline_for_certain_is_promotable() -> None:
         {
             "knowing": knowing,
             "same": FAST["popular"],
-            "nothing": lambda fold: Given(np.full((len(fold.users), 20), -np.inf, np.float32)),
+            "nothing": lambda fold, fitted: Given(np.full((len(fold.users), 20), -np.inf, np.float32)),
         },
         baselines=FAST,
     )
