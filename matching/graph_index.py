@@ -463,7 +463,9 @@ class GraphIndex:
                 **{name: arrays[name] for name in _ARRAYS},
             )
         except (KeyError, TypeError, ValueError) as error:
-            why = "its arrays do not fit each other" if fmt == FORMAT else f"graph format {fmt} of rows as long as {dim}"
+            why = (
+                "its arrays do not fit each other" if fmt == FORMAT else f"graph format {fmt} of rows as long as {dim}"
+            )
             raise CorruptArtifact(f"[open] {file.name}: {why}; build it again") from error
         opened.set_costs(hop, block)
         if ranks_from_disk:
