@@ -45,6 +45,14 @@ class SealedFile:
         """
         return file.stat().st_size == self.n_bytes and self.end in ("", end_of(file))
 
+    def is_whole(self, file: Path) -> bool:
+        """Return whether a file is this one, byte for byte; reads all of it.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return self.is_of(file) and sha256_of(file) == self.sha256
+
 
 @dataclass(frozen=True, slots=True)
 class ShardEntry:

@@ -17,7 +17,6 @@ from matching.container import open_container
 from matching.encoder_spec import EncoderSpec
 from matching.errors import CorruptArtifact
 from matching.faiss_index import FaissIndex
-from matching.files import sha256_of
 from matching.graph_index import GraphIndex
 from matching.manifest import FILE_NAME, Manifest, SealedFile, ShardEntry, SpaceEntry
 from matching.space import Shard, Space, SparseIndex
@@ -171,7 +170,7 @@ def check_file(directory: Path, name: str, sealed: Mapping[str, SealedFile], *, 
                 f"[open] version {directory.name}: {name} {'is missing' if size < 0 else f'has {size:,} bytes'}, "
                 f"{sealed[name].n_bytes:,} were sealed; restore the version or build again"
             )
-        if not sealed[name].is_of(file) or (verify and sha256_of(file) != sealed[name].sha256):
+        if not (sealed[name].is_whole(file) if verify else sealed[name].is_of(file)):
             raise CorruptArtifact(
                 f"[open] version {directory.name}: {name} is not what was sealed; restore the version or build again"
             )

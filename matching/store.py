@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from matching.errors import AlreadyExists, CorruptArtifact, InvalidInput, NotFound
-from matching.files import sha256_of, sync
+from matching.files import sync
 from matching.journal import Journal
 from matching.manifest import FILE_NAME, Manifest, read_manifest
 from matching.version import IndexVersion
@@ -222,7 +222,7 @@ class Store:
                 f"{'not in the manifest' if strange[0] in found else 'missing'}; restore the version or build again"
             )
         for file, sealed in manifest.files.items():
-            if not sealed.is_of(directory / file) or sha256_of(directory / file) != sealed.sha256:
+            if not sealed.is_whole(directory / file):
                 raise CorruptArtifact(
                     f"[verify] version {directory.name}: {file} is not what was sealed; restore it or build again"
                 )
