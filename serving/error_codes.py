@@ -90,6 +90,11 @@ def code_of(error: BaseException) -> ErrorCode:
     return INTERNAL
 
 
+def refusal_reason(error: BaseException) -> str | None:
+    """Return why a request was refused, as metrics call it, where its code does not tell."""
+    return "caller_in_flight" if isinstance(error, TooManyInFlight) else None
+
+
 @contextlib.contextmanager
 def as_vertex() -> Iterator[None]:
     """Name an error within as Vertex does: for it, what is over a limit of one request is an invalid argument.

@@ -23,7 +23,6 @@ from matching.errors import (
     LikewiseError,
     LimitExceeded,
     RateLimited,
-    TooManyInFlight,
     Unavailable,
 )
 from serving.admission import Admission
@@ -31,7 +30,7 @@ from serving.auth import Access, Credentials, Gate, Principal
 from serving.endpoint_rpcs import ACCESS as ENDPOINT_ACCESS
 from serving.endpoint_rpcs import SERVICE as ENDPOINT_SERVICE
 from serving.endpoint_rpcs import EndpointRpcs
-from serving.error_codes import code_of, public_message
+from serving.error_codes import code_of, public_message, refusal_reason
 from serving.grpc_admission import Admitted, AdmittingHandler, grpc_options
 from serving.metrics import Metrics
 from serving.query import Detail, Route
@@ -314,8 +313,7 @@ class _Doorkeeper(grpc.aio.ServerInterceptor):
             if isinstance(error, RateLimited):
                 trailing.append(("retry-after-ms", str(math.ceil(error.retry_after_s * 1e3))))
             seconds = time.monotonic() - began
-            reason = "caller_in_flight" if isinstance(error, TooManyInFlight) else None
-            self._metrics.requested("grpc", record.endpoint, code.status, seconds, reason=reason)
+            self._metrics.requested("grpc", record.endpoint, code.status, seconds, reason=refusal_reason(error))
             log_request(record, code.status, seconds * 1e3)
             if access == "admin":
                 log_audit(record, method, code.status)

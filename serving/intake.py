@@ -14,10 +14,10 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from matching.errors import DeadlineExceeded, LikewiseError, Overloaded, RateLimited, TooManyInFlight, Unauthenticated
+from matching.errors import DeadlineExceeded, LikewiseError, Overloaded, RateLimited, Unauthenticated
 from serving.admission import Ticket, timeout_of
 from serving.auth import Access, Credentials, Gate
-from serving.error_codes import code_of, public_message
+from serving.error_codes import code_of, public_message, refusal_reason
 from serving.metrics import Metrics
 from serving.query import Route
 from serving.request_log import RequestRecord, log_audit, log_request, request_id_from, route_from
@@ -192,7 +192,7 @@ class Intake:
             return Reply(error.http, body, must_close=True)
         if not isinstance(error, LikewiseError):
             _log.error("request %s failed", request_id, exc_info=error)
-        call.reason = "caller_in_flight" if isinstance(error, TooManyInFlight) else None
+        call.reason = refusal_reason(error)
         http, body = error_response(error, request_id)
         return Reply(http, body, _advice(error, call.scope, call.headers))
 
