@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,34 +99,35 @@ def serve(
             _serve(
                 store,
                 (name, *also),
+                _Door(host, listener, grpc_port, gate, context, tls, as_json),
                 settings=settings,
                 auth=auth or AuthSettings(),
-                gate=gate,
-                context=context,
-                tls=tls,
-                host=host,
-                listener=listener,
-                grpc_port=grpc_port,
                 model_dir=model_dir,
-                as_json=as_json,
             )
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """Where callers come in, and which of them may."""
+
+    host: str
+    listener: socket.socket
+    grpc_port: int
+    gate: Gate
+    context: ssl.SSLContext | None
+    tls: TlsSettings
+    as_json: bool
 
 
 async def _serve(
     store: Store,
     names: Sequence[str],
+    door: _Door,
     *,
     settings: ServingSettings,
     auth: AuthSettings,
-    gate: Gate,
-    context: ssl.SSLContext | None,
-    tls: TlsSettings,
-    host: str,
-    listener: socket.socket,
-    grpc_port: int,
     model_dir: Path | None,
-    as_json: bool,
 ) -> None:
     metrics = Metrics()
     deployments = []
@@ -151,34 +153,11 @@ async def _serve(
             admission = Admission(settings, max_per_caller=auth.max_in_flight)
             observation = Observation(metrics, recommender, admission, settings=settings, store=store.path)
             looking.callback(observation.close)  # after the live indexes that it may wait for
-            await _answer(
-                recommender,
-                metrics=metrics,
-                admission=admission,
-                settings=settings,
-                gate=gate,
-                context=context,
-                tls=tls,
-                host=host,
-                listener=listener,
-                grpc_port=grpc_port,
-                as_json=as_json,
-            )
+            await _answer(recommender, door, metrics=metrics, admission=admission, settings=settings)
 
 
 async def _answer(
-    recommender: Recommender,
-    *,
-    metrics: Metrics,
-    admission: Admission,
-    settings: ServingSettings,
-    gate: Gate,
-    context: ssl.SSLContext | None,
-    tls: TlsSettings,
-    host: str,
-    listener: socket.socket,
-    grpc_port: int,
-    as_json: bool,
+    recommender: Recommender, door: _Door, *, metrics: Metrics, admission: Admission, settings: ServingSettings
 ) -> None:
     """Answer over HTTP and gRPC until told to stop, or until the encoders cannot be loaded."""
     from serving.grpc import GrpcApi
@@ -193,21 +172,25 @@ async def _answer(
     snapshot = recommender.snapshot
     health = Health(recommender.deployments)
     dim = next(iter(snapshot.version.spaces.values())).dim
-    http = HttpApi(recommender, health=health, metrics=metrics, gate=gate, settings=settings, example_vector_dim=dim)
-    grpc_api = GrpcApi(recommender, gate=gate, metrics=metrics, settings=settings, admission=admission)
+    http = HttpApi(
+        recommender, health=health, metrics=metrics, gate=door.gate, settings=settings, example_vector_dim=dim
+    )
+    grpc_api = GrpcApi(recommender, gate=door.gate, metrics=metrics, settings=settings, admission=admission)
     try:
-        grpc_port = grpc_api.bind(host, grpc_port, grpc_tls(tls))
+        grpc_port = grpc_api.bind(door.host, door.grpc_port, grpc_tls(door.tls))
     except RuntimeError:
-        raise Unavailable(f"[serve] gRPC port {grpc_port} of {host} is taken or not ours; choose another") from None
+        raise Unavailable(
+            f"[serve] gRPC port {door.grpc_port} of {door.host} is taken or not ours; choose another"
+        ) from None
 
     await grpc_api.start()
-    server = http_server(http.app(), settings=settings, metrics=metrics, admission=admission, tls=context)
-    running = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+    server = http_server(http.app(), settings=settings, metrics=metrics, admission=admission, tls=door.context)
+    running = asyncio.create_task(server.serve(sockets=[door.listener]), name="http")
     while not server.started and not running.done():
         await asyncio.sleep(0.005)
-    scheme = "http" if context is None else "https"
-    http_url = f"{scheme}://{_shown(host)}:{listener.getsockname()[1]}"
-    _announce(http_url, f"{_shown(host)}:{grpc_port}", snapshot.version.version_id, as_json=as_json)
+    scheme, host = "http" if door.context is None else "https", _shown(door.host)
+    http_url = f"{scheme}://{host}:{door.listener.getsockname()[1]}"
+    _announce(http_url, f"{host}:{grpc_port}", snapshot.version.version_id, as_json=door.as_json)
     try:
         for deployment in recommender.deployments:
             await loop.run_in_executor(None, deployment.warm)
