@@ -29,6 +29,8 @@ namespace likewise {
 // as much as others do; and a bound that errs a little more costs a search less than twice the lines of every block.
 constexpr size_t n_link_signs(size_t padded_dim) { return std::min<size_t>(padded_dim, 448); }
 
+constexpr size_t link_block_bytes(size_t padded_dim) { return block_bytes(n_link_signs(padded_dim)); }
+
 // A block of at most 32 links of the point v whose gap and own part of D are given, or of the centre: zeros.
 void encode_block(const QuantizedRows& rows, const float* gap, float own, std::span<const uint32_t> links,
                   unsigned char* out);
@@ -41,7 +43,7 @@ class LinkBlocks {
   LinkBlocks() = default;
   LinkBlocks(size_t padded_dim, size_t degree)
       : n_blocks_((degree + block_rows - 1) / block_rows),
-        block_bytes_(block_bytes(n_link_signs(padded_dim))),
+        block_bytes_(link_block_bytes(padded_dim)),
         degree_(degree) {}
 
   size_t stride() const { return n_blocks_ * block_bytes_; }  // bytes of one row

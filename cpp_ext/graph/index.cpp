@@ -297,7 +297,7 @@ void GraphIndex::choose_entries() {
 // As if the entries were links of the centre. Needs the lock, or nobody who reads.
 void GraphIndex::pack_entries() {
   if (!is_packed()) return;
-  const size_t stride = block_bytes(n_link_signs(rows_.padded_dim()));
+  const size_t stride = link_block_bytes(rows_.padded_dim());
   const size_t n_blocks = (entries_.size() + block_rows - 1) / block_rows;
   entry_blocks_.resize(n_blocks * stride);
   const std::vector<float> centre(rows_.padded_dim());

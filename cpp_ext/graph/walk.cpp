@@ -45,8 +45,7 @@ void Walk::start(const Graph& graph, const PreparedQuery& query, const WalkLimit
     dots_.resize(most);
   }
   if (graph.blocks != nullptr) {
-    const size_t n_entry_bounds =
-        graph.entry_blocks.size() / block_bytes(n_link_signs(graph.rows->padded_dim())) * block_rows;
+    const size_t n_entry_bounds = graph.entry_blocks.size() / link_block_bytes(graph.rows->padded_dim()) * block_rows;
     // Whole words of them are compared.
     bounds_.resize(
         std::max({bounds_.size(), (graph.blocks->n_bounds() + word_bits - 1) / word_bits * word_bits, n_entry_bounds}));
@@ -70,7 +69,7 @@ void Walk::enter() {
     keep_best(n_starts);
     return;
   }
-  const size_t stride = block_bytes(n_link_signs(graph_.rows->padded_dim()));
+  const size_t stride = link_block_bytes(graph_.rows->padded_dim());
   for (size_t i = 0; i < graph_.entry_blocks.size() / stride; ++i) {
     bound_block(*query_, graph_.entry_blocks.data() + i * stride, query_->own, query_->reach,
                 bounds_.data() + i * block_rows);
