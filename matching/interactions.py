@@ -102,8 +102,17 @@ class Interactions:
 
     def history(self, user: int) -> History:
         """Return what a user did; empty where nothing is known of them."""
-        rows = self.rows_of(user)
+        return self.history_of(self.rows_of(user))
+
+    def history_of(self, rows: NDArray[np.int64]) -> History:
+        """Return some interactions of one user as what they did."""
         return History(self.items[rows], self.at_ms[rows], self.weights[rows])
+
+    def distinct(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return who took what, once however often: users and items, int64[m] each, by user and then by item."""
+        pairs = np.unique(self.users.astype(np.int64) * self.n_items + self.items)
+        users, items = np.divmod(pairs, max(self.n_items, 1))
+        return users, items
 
     def n_of_users(self) -> NDArray[np.int64]:
         """Return how much each user did: int64[n_users]."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lifecycle.scoreboard.bootstrap import Interval, holm, interval
+from lifecycle.scoreboard.bootstrap import Interval, holm, interval, intervals
 from lifecycle.scoreboard.fold import Fold
 from lifecycle.scoreboard.metrics import Scores, score
 from matching.errors import GateRefused, InvalidInput
@@ -26,12 +26,13 @@ from matching.sources import (
     fit_sequential_rules,
 )
 
-Fit = Callable[[Fold], Source]
+# Fits a source on a fold; what was fitted on it before, by name, may be built upon.
+Fit = Callable[[Fold, Mapping[str, Source]], Source]
 
 _DECAYS: Final = (0.4, 0.6, 0.8, 1.0)
 
 
-def _sequential_rules(fold: Fold) -> Source:
+def _sequential_rules(fold: Fold, fitted: Mapping[str, Source]) -> Source:
     """With the decay of the profile that the validation likes best."""
     decay = 0.6
     if fold.validation is not None:
@@ -48,16 +49,16 @@ def _sequential_rules(fold: Fold) -> Source:
 
 # What every report holds: nothing is worth promoting that does not beat the best of them.
 BASELINES: Final[Mapping[str, Fit]] = {
-    "popular-7d": lambda fold: Popular.fit(fold.train, now_ms=fold.cut_ms, days=7),
-    "popular": lambda fold: Popular.fit(fold.train, now_ms=fold.cut_ms),
+    "popular-7d": lambda fold, fitted: Popular.fit(fold.train, now_ms=fold.cut_ms, days=7),
+    "popular": lambda fold, fitted: Popular.fit(fold.train, now_ms=fold.cut_ms),
     "sequential-rules": _sequential_rules,
-    "item-knn": lambda fold: fit_item_knn(fold.train),
-    "ease": lambda fold: fit_ease(fold.train),
-    "ials": lambda fold: Ials.fit(fold.train, dim=64, penalty=0.01),
+    "item-knn": lambda fold, fitted: fit_item_knn(fold.train),
+    "ease": lambda fold, fitted: fit_ease(fold.train),
+    "ials": lambda fold, fitted: Ials.fit(fold.train, dim=64, penalty=0.01),
 }
 CHALLENGERS: Final[Mapping[str, Fit]] = {
-    "item-knn-trending": lambda fold: Trending.fit(fit_item_knn(fold.train), fold.train, now_ms=fold.cut_ms),
-    "ease-trending": lambda fold: Trending.fit(fit_ease(fold.train), fold.train, now_ms=fold.cut_ms),
+    "item-knn-trending": lambda fold, fitted: Trending.fit(fitted["item-knn"], fold.train, now_ms=fold.cut_ms),
+    "ease-trending": lambda fold, fitted: Trending.fit(fitted["ease"], fold.train, now_ms=fold.cut_ms),
 }
 
 
@@ -116,7 +117,7 @@ def measure(
 
     Args:
         folds: in order of time.
-        challengers: by name; all of `baselines` are measured beside them.
+        challengers: by name; all of `baselines` are fitted before them and measured beside them.
         primary: what decides, one of the metrics of `metrics.score`.
         progress: called with what is done, how many users are done and of how many.
 
@@ -127,15 +128,15 @@ def measure(
         check_fold(fold)
         check_measure(fold, ks)
     fits = {**baselines, **challengers}
-    results: dict[str, list[Scores]] = {}
-    for name, fit in fits.items():
-        results[name] = []
-        for fold in folds:
+    results: dict[str, list[Scores]] = {name: [] for name in fits}
+    for fold in folds:
+        fitted: dict[str, Source] = {}
+        for name, fit in fits.items():
             stage = f"{name}, {fold.name}"
             progress(f"fit {stage}", 0, len(fold.users))
-            source = fit(fold)
+            fitted[name] = fit(fold, fitted)
             tell = _Tell(progress, f"ask {stage}", len(fold.users))
-            results[name].append(score(source, fold, ks, leave_out_seen=leave_out_seen, progress=tell))
+            results[name].append(score(fitted[name], fold, ks, leave_out_seen=leave_out_seen, progress=tell))
     seen = _Seen(folds)
     best = max(baselines, key=lambda name: float(seen.per_user(results[name], primary).mean()))
     against = seen.per_user(results[best], primary)
@@ -145,7 +146,7 @@ def measure(
         Row(
             source=name,
             is_baseline=name in baselines,
-            metrics={metric: interval(seen.per_user(scores, metric), seed=seed) for metric in scores[0].by_user},
+            metrics=intervals({metric: seen.per_user(scores, metric) for metric in scores[0].by_user}, seed=seed),
             overall={key: float(np.mean([each.overall[key] for each in scores])) for key in scores[0].overall},
             cold=seen.cold(scores, primary),
             over_best=over.get(name),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,21 +27,37 @@ class Interval:
     p: float
 
 
-def interval(values: NDArray[np.float64], *, seed: int = 0, n_resamples: int = N_RESAMPLES) -> Interval:
-    """Resample users with replacement. For a paired comparison give each user's difference: float64[m].
+def intervals(
+    values: Mapping[str, NDArray[np.float64]], *, seed: int = 0, n_resamples: int = N_RESAMPLES
+) -> dict[str, Interval]:
+    """Resample users with replacement, for several figures of the same users by the same draws.
+
+    Args:
+        values: float64[m] by name; for a paired comparison each user's difference.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3 (percentiles).
     """
     rng = np.random.default_rng(seed)
-    n = len(values)
-    means = np.empty(n_resamples)
+    table = np.stack(list(values.values()), axis=1)
+    n = len(table)
+    means = np.empty((n_resamples, table.shape[1]))
     at_once = max(1, _NUMBERS_AT_ONCE // n)
     for start in range(0, n_resamples, at_once):
         drawn = rng.integers(0, n, (min(at_once, n_resamples - start), n))
-        means[start : start + len(drawn)] = values[drawn].mean(axis=1)
+        times = np.stack([np.bincount(users, minlength=n) for users in drawn])  # that each user was drawn
+        means[start : start + len(drawn)] = times @ table / n
+    return {name: _interval(table[:, at], means[:, at]) for at, name in enumerate(values)}
+
+
+def interval(values: NDArray[np.float64], *, seed: int = 0, n_resamples: int = N_RESAMPLES) -> Interval:
+    """Resample users for one figure, as `intervals` does."""
+    return intervals({"": values}, seed=seed, n_resamples=n_resamples)[""]
+
+
+def _interval(values: NDArray[np.float64], means: NDArray[np.float64]) -> Interval:
     low, high = np.percentile(means, [2.5, 97.5])
     beyond = min(float((means <= 0).mean()), float((means >= 0).mean()))
-    return Interval(float(values.mean()), float(low), float(high), max(2 * beyond, 1 / n_resamples))
+    return Interval(float(values.mean()), float(low), float(high), max(2 * beyond, 1 / len(means)))
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -73,29 +73,30 @@ def leave_one_out(interactions: Interactions) -> Fold:
     Raises:
         InvalidInput: no user has three interactions.
     """
-    return replace(_last_but(interactions, 0), validation=_last_but(interactions, 1))
-
-
-def _last_but(interactions: Interactions, n_later: int) -> Fold:
-    train_rows, asked_rows = [], []
-    for user in range(interactions.n_users):
-        rows = interactions.rows_of(user)
-        train_rows.append(rows[:-2] if len(rows) > 2 else rows)
-        if len(rows) > 2:
-            asked_rows.append((user, rows[: -1 - n_later], rows[-1 - n_later]))
-    if not asked_rows:
+    asked = {user: rows for user in range(interactions.n_users) if len(rows := interactions.rows_of(user)) > 2}
+    if not asked:
         raise InvalidInput("[evaluate] no user has three events; leave-one-out needs some; evaluate by time instead")
-    train = interactions.take(np.sort(np.concatenate(train_rows)))
-    asked = [
+    is_known = np.ones(len(interactions), np.bool_)
+    is_known[np.concatenate([rows[-2:] for rows in asked.values()])] = False
+    train = interactions.take(is_known)
+    last, before = (_last_of(interactions, train, asked, n_later) for n_later in (0, 1))
+    return replace(last, validation=before)
+
+
+def _last_of(
+    interactions: Interactions, train: Interactions, asked: Mapping[int, NDArray[np.int64]], n_later: int
+) -> Fold:
+    at = -1 - n_later
+    told = [
         (
             user,
-            History(interactions.items[rows], interactions.at_ms[rows], interactions.weights[rows]),
-            interactions.items[[target]].astype(np.int64),
-            interactions.values[[target]].astype(np.float64),
+            interactions.history_of(rows[:at]),
+            interactions.items[rows[[at]]].astype(np.int64),
+            interactions.values[rows[[at]]].astype(np.float64),
         )
-        for user, rows, target in asked_rows
+        for user, rows in asked.items()
     ]
-    return _fold("leave-one-out", int(interactions.at_ms[-1]) + 1, train, asked)
+    return _fold("leave-one-out", int(interactions.at_ms[-1]) + 1, train, told)
 
 
 def _cut(interactions: Interactions, at: int, horizon_ms: int, new_only: bool) -> Fold | None:

@@ -105,13 +105,11 @@ def _best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
 
 def _of_all(answers: NDArray[np.int64], fold: Fold, ks: Sequence[int]) -> dict[str, float]:
     train = fold.train
-    takers = sp.csr_array(
-        (np.ones(len(train), np.float32), (train.items, train.users)), shape=(train.n_items, train.n_users)
-    )
-    takers.sum_duplicates()
-    n_takers = np.diff(takers.indptr)
+    users, items = train.distinct()
+    n_takers = np.bincount(items, minlength=train.n_items)
     surprise = -np.log2((n_takers + 1) / (train.n_users + 1))
-    takers.data = np.repeat(1 / np.sqrt(np.maximum(n_takers, 1)), n_takers)  # of unit length
+    of_unit_length = 1 / np.sqrt(n_takers[items])
+    takers = sp.csr_array((of_unit_length, (items, users)), shape=(train.n_items, train.n_users))
     overall: dict[str, float] = {}
     for k in ks:
         shown = answers[:, :k]

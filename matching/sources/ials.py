@@ -55,8 +55,7 @@ class Ials:
         Source: Rendle, Krichene, Zhang and Koren, Revisiting the performance of iALS on item recommendation benchmarks,
         RecSys 2022, equations 2 to 6 and the initialisation of section 4.
         """
-        pairs = np.unique(interactions.users.astype(np.int64) * interactions.n_items + interactions.items)
-        users, items = pairs // max(interactions.n_items, 1), pairs % max(interactions.n_items, 1)
+        users, items = interactions.distinct()
         of_users = _lists(users, items, interactions.n_users)
         of_items = _lists(items, users, interactions.n_items)
         rng = np.random.default_rng(seed)

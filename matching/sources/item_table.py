@@ -157,12 +157,9 @@ def fit_ease(
 
 def _taken(interactions: Interactions) -> sp.csr_array:
     """1 where a user took an item: float32[n_users, n_items]."""
+    users, items = interactions.distinct()
     shape = (interactions.n_users, interactions.n_items)
-    ones = np.ones(len(interactions), np.float32)
-    taken = sp.csr_array((ones, (interactions.users, interactions.items)), shape=shape)
-    taken.sum_duplicates()
-    taken.data[:] = 1
-    return taken
+    return sp.csr_array((np.ones(len(users), np.float32), (users, items)), shape=shape)
 
 
 def _nearest(rows: sp.csr_array, first: int, most: int) -> sp.csr_array:
