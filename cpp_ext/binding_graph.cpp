@@ -61,13 +61,13 @@ Progress progress_of(const nb::object& callback) {
 }
 
 std::unique_ptr<GraphIndex> build(const Rows& vectors, const std::string& metric, uint64_t seed, size_t degree,
-                                  size_t build_beam, float occlusion, bool packed, std::pair<float, float> costs,
-                                  size_t threads, const nb::object& progress,
-                                  const std::optional<Matrix<int32_t, 2>>& links,
+                                  size_t build_beam, float occlusion, bool packed,
+                                  const std::optional<std::pair<float, float>>& costs, size_t threads,
+                                  const nb::object& progress, const std::optional<Matrix<int32_t, 2>>& links,
                                   const std::optional<Matrix<int64_t, 1>>& held_out) {
   auto index = std::make_unique<GraphIndex>(vectors.shape(1), metric_of(metric), seed,
                                             LinkOptions{degree, build_beam, occlusion}, packed);
-  index->set_costs({costs.first, costs.second});
+  if (costs) index->set_costs({costs->first, costs->second});
   const Progress report = progress_of(progress);
   const nb::gil_scoped_release released;
   if (links) {
@@ -246,7 +246,7 @@ nb::object compacted(const GraphIndex& index, size_t threads) {
 }
 
 nb::tuple measure_costs(GraphIndex& index) {
-  Costs costs;
+  Costs costs{};
   {
     const nb::gil_scoped_release released;
     costs = index.measure_costs();
@@ -270,7 +270,7 @@ void bind_graph(nb::module_& m) {
   using namespace nb::literals;
   nb::class_<GraphIndex>(m, "GraphIndex")
       .def_static("build", build, "vectors"_a, nb::kw_only(), "metric"_a, "seed"_a, "degree"_a, "build_beam"_a,
-                  "occlusion"_a, "packed"_a, "costs"_a, "threads"_a, "progress"_a.none(), "links"_a.none(),
+                  "occlusion"_a, "packed"_a, "costs"_a.none(), "threads"_a, "progress"_a.none(), "links"_a.none(),
                   "held_out"_a.none())
       // A converted array would die with the call: another dtype is refused.
       .def_static("open", open, nb::kw_only(), "dim"_a, "metric"_a, "seed"_a, "degree"_a, "build_beam"_a, "occlusion"_a,

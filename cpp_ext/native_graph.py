@@ -85,7 +85,7 @@ class NativeGraphClass(Protocol):
         build_beam: int,
         occlusion: float,
         packed: bool,
-        costs: tuple[float, float],
+        costs: tuple[float, float] | None,
         threads: int,
         progress: Callable[[int], None] | None,
         links: NDArray[np.int32] | None,

@@ -88,9 +88,9 @@ class Trace:
 class Costs:
     """What the choice between graph and scan weighs, in the time that the signs of one row are read in."""
 
-    hop: float = 68.0
+    hop: float
     """Following the links of a row."""
-    block: float = 6.0
+    block: float
     """Bounding 32 rows that follow each other by their signs."""
 
 
@@ -143,8 +143,8 @@ class GraphIndex:
             build_beam: candidates that a row's links are chosen from; more is a better graph and a slower build.
             layout: "fast" keeps the signs of a row's links beside them, 32 * (min(d, 448) / 8 + 8) bytes a row at degree 32;
                 "compact" does without and takes a fifth to a third longer for a search.
-            costs: what is weighed against each other, as `calibrate` measured it; those of a common server if None. They
-                say how much effort is worth measuring, and are saved.
+            costs: what is weighed against each other, as `calibrate` measured it; if None, as a server took it for rows
+                of this length. They say how much effort is worth measuring, and are saved.
             held_out: rows that no search finds, as if deleted, until `join` adds them: queries that measure a graph
                 which has not seen them.
             progress: called with the number of rows linked so far; what it raises ends the build, and so does Ctrl-C.
@@ -220,7 +220,7 @@ class GraphIndex:
             build_beam=build_beam,
             occlusion=OCCLUSION,
             packed=layout == "fast",
-            costs=_checked(costs or Costs()),
+            costs=None if costs is None else _checked(costs),
             threads=threads,
             progress=progress,
             links=links,

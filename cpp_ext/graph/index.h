@@ -32,8 +32,8 @@ struct ScanOperating {
 
 // What following one row's links and bounding one block of 32 rows cost, in signs read one by one.
 struct alignas(8) Costs {  // read and written at once
-  float hop = 68;          // as measured at 384 dimensions on a CPU with 32 MB of cache
-  float block = 6;
+  float hop;
+  float block;
 };
 
 struct GraphSearch {
@@ -43,6 +43,7 @@ struct GraphSearch {
   float spread;                    // of a walk through the graph, with graph_margin
   float margin;                    // of a scan
   bool is_walk = false;            // never a scan, for measuring
+  bool is_scan = false;            // never a walk, for measuring
   bool is_exact = false;           // every row by its 16-bit form
   const uint64_t* keep = nullptr;  // bitmap; null = all
   size_t n_keep_words = 0;         // rows beyond them are not kept
@@ -160,6 +161,8 @@ class GraphIndex {
               size_t index, Neighbors out) const;
   void exact(const GraphSearch& search, const PreparedQuery& query, size_t index, Neighbors out) const;
   float expansion(float spread) const;
+  Costs usual_costs() const;
+  float scan_start() const;
   float scan_cost() const;
   bool is_cut() const;  // whether the table ends early, where a scan is cheaper
 
@@ -177,7 +180,7 @@ class GraphIndex {
   std::vector<Operating> table_;
   std::vector<ScanOperating> scan_table_;
 
-  std::atomic<Costs> costs_ = Costs{};
+  std::atomic<Costs> costs_;
 
   mutable FairMutex mutex_;
   std::mutex writer_;

@@ -862,3 +862,25 @@ def test_damaged_files_never_crash(saved: tuple[GraphIndex, Path, Shop], tmp_pat
     command = [sys.executable, "-c", TORTURE, str(saved[1]), str(tmp_path), "60"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "survived 60\n"), done.stderr[-4000:]
+
+
+@pytest.mark.parametrize(("dim", "layout"), [(24, "fast"), (1280, "fast"), (1280, "compact")])
+def test_a_small_index_is_walked_where_that_is_cheaper(dim: int, layout: Layout) -> None:
+    """6,000 rows are read in the time of 35 hops with compact rows, and of 60 to 100 with blocks."""
+    vectors = make_shop(6_000, dim).vectors
+    index = GraphIndex.build(vectors, metric="cosine", layout=layout)
+
+    assert set(index.trace(vectors[:20], effort=20).plans) == {"graph"}
+    assert set(index.trace(vectors[:20], effort=400).plans) == {"scan"}
+
+
+def test_measured_costs_stay_near_the_usual_ones_and_are_saved(shop: Shop, tmp_path: Path) -> None:
+    index = GraphIndex.build(shop.vectors, metric="ip")
+    usual = index.costs
+
+    measured = index.calibrate()
+
+    assert usual.hop / 4 <= measured.hop <= 4 * usual.hop
+    assert usual.block / 4 <= measured.block <= 4 * usual.block
+    index.save(tmp_path / "graph")
+    assert GraphIndex.open(tmp_path / "graph").costs == measured
