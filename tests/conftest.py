@@ -1,3 +1,3 @@
 """Fixtures for all tests."""
 
-pytest_plugins = ["tests.brokers", "tests.versions"]
+pytest_plugins = ["tests.brokers", "tests.databases", "tests.versions"]

@@ -30,6 +30,7 @@ HOMES = {
     "grpc": {"serving/"},
     "nats": {"matching/live/stream_log.py"},
     "opentelemetry": {"serving/tracing.py"},
+    "sqlalchemy": {"matching/event_log.py"},
     "jwt": {"serving/jwt_verifier.py"},
     "prometheus_client": {"serving/metrics.py"},
     "fastavro": {"index_builder/catalog/vector_files.py"},
@@ -41,6 +42,7 @@ HOMES = {
     "nanobind": set(),
 }
 READ_LATE = {
+    "matching/event_log.py",
     "matching/live/stream_log.py",
     "serving/http.py",
     "serving/grpc.py",
@@ -61,6 +63,7 @@ LAZY = {
     "jwt",
     "nats",
     "opentelemetry",
+    "sqlalchemy",
     "PIL",
 }
 
