@@ -24,6 +24,7 @@ from lifecycle import (
     search_command,
     serve_command,
     snapshot_commands,
+    train_command,
     version_commands,
 )
 from lifecycle.terminal import err
@@ -54,6 +55,7 @@ app.command("restore")(snapshot_commands.restore)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor_command.doctor)
 app.command("evaluate")(evaluate_command.evaluate)
+app.command("train")(train_command.train)
 
 
 @app.callback()

@@ -11,6 +11,7 @@ import numpy as np
 import typer
 
 from lifecycle.terminal import ProgressBar, err, print_json, print_table
+from lifecycle.train_command import weights_of
 from lifecycle.version_commands import JsonOption
 from matching.errors import InvalidInput, MissingExtra
 from matching.interactions import DAY_MS, EVENT_WEIGHTS, Interactions, read_events, read_sequences
@@ -124,15 +125,4 @@ def _read(path: Path, mode: Mode, weight: list[str] | None) -> Interactions:
                 f"[evaluate] {path} holds sequences without times; evaluate them with --mode leave-one-out"
             )
         return read_sequences(path)
-    return read_events(path, weights=_weights(weight) if weight else EVENT_WEIGHTS)
-
-
-def _weights(given: list[str]) -> dict[str, float]:
-    weights = {}
-    for each in given:
-        kind, _, number = each.partition("=")
-        try:
-            weights[kind] = float(number)
-        except ValueError as error:
-            raise InvalidInput(f"[evaluate] --weight {each!r} is not TYPE=WEIGHT; write --weight purchase=1") from error
-    return weights
+    return read_events(path, weights=weights_of(weight) if weight else EVENT_WEIGHTS)

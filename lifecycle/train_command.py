@@ -1,0 +1,91 @@
+"""`likewise train`: from events to a model that `likewise serve` asks."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lifecycle.terminal import err, out, print_json
+from lifecycle.version_commands import JsonOption, StoreOption
+from matching.errors import InvalidInput, MissingExtra
+from matching.interactions import EVENT_WEIGHTS, read_events
+from matching.recommend.model_store import CHAMPION, ModelStore, model_id_of
+from matching.store import Store, check_name
+
+
+def train(
+    source: Annotated[
+        str,
+        typer.Argument(help="popular, trending, sequential-rules, item-knn, ease, ials or bought-together."),
+    ],
+    store: StoreOption,
+    events: Annotated[Path, typer.Option("--events", help="Parquet file of events, as `likewise evaluate` reads it.")],
+    until: Annotated[
+        datetime | None, typer.Option("--until", help="Learn from events before this date only; all where left out.")
+    ] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option("--weight", help="TYPE=WEIGHT of a type of event; others are left out.")
+    ] = None,
+    alias: Annotated[
+        str, typer.Option("--alias", help="Name to point at the model; champion is what services ask.")
+    ] = CHAMPION,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a source of recommendations and keep the model in the store; a service that asks the source follows.
+
+    Example: `likewise train sequential-rules --events events.parquet --store shop`
+    """
+    try:
+        from matching.sources.training import train as fit
+    except ImportError as error:
+        raise MissingExtra(f"[train] {error.name} is not installed; install likewise[recommend]") from error
+    check_name(alias)
+    models = ModelStore(Store(store).path)
+    weights = weights_of(weight) if weight else EVENT_WEIGHTS
+    if source == "bought-together" and not weight:
+        weights = {"purchase": 1.0}
+    interactions = read_events(events, weights=weights)
+    for reason, n in interactions.left_out.items():
+        if n:
+            err.print(f"{n:,} events left out: {reason}")
+    now_ms = (
+        int(interactions.at_ms[-1]) + 1 if until is None else int(until.replace(tzinfo=timezone.utc).timestamp() * 1000)
+    )
+    manifest = fit(models, source, interactions, now_ms=now_ms, events=events)
+    model_id = model_id_of(manifest)
+    models.set_alias(source, model_id, alias=alias, why="trained")
+    told = {
+        "source": source,
+        "model": model_id,
+        "alias": alias,
+        "n_items": manifest.n_items,
+        "n_bytes": manifest.file.n_bytes,
+        **manifest.metrics,
+    }
+    if as_json:
+        print_json(told)
+        return
+    out.print(
+        f"{source} {model_id}: {manifest.n_items:,} items from {int(manifest.metrics['n_events']):,} events in "
+        f"{manifest.metrics['fit_seconds']:.1f} s, {manifest.file.n_bytes:,} bytes, now {alias}",
+        markup=False,
+    )
+
+
+def weights_of(given: list[str]) -> dict[str, float]:
+    """Return the weights that TYPE=WEIGHT options mean.
+
+    Raises:
+        InvalidInput: one is not of that form.
+    """
+    weights = {}
+    for each in given:
+        kind, _, number = each.partition("=")
+        try:
+            weights[kind] = float(number)
+        except ValueError as error:
+            raise InvalidInput(f"[weight] --weight {each!r} is not TYPE=WEIGHT; write --weight purchase=1") from error
+    return weights
