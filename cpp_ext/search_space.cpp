@@ -147,7 +147,8 @@ void SearchSpace::scan_shard(const SpaceShard& shard, const SpaceSearch& search,
 }
 
 size_t SearchSpace::walk_shard(const SpaceShard& shard, const SpaceSearch& search, Neighbors out) const {
-  if (shard.graph == nullptr) {
+  // Without vectors there is nothing to keep, though the graph may have some that came since.
+  if (shard.graph == nullptr || shard.vectors.n_vectors == 0) {
     scan_shard(shard, search, out);
     return shard.vectors.n_rows * search.n_queries;
   }

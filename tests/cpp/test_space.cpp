@@ -48,8 +48,8 @@ struct Case {
     for (int at = 0; at < n_shards; ++at) {
       Held held;
       held.first_row = n_rows;
-      held.n_rows = static_cast<size_t>(draw(0, 200));
       held.grows = has_graphs && at > 0 && at + 1 == n_shards;
+      held.n_rows = static_cast<size_t>(held.grows && draw_bool(0.2) ? 0 : draw(0, 200));
       size_t n_vectors = 0;
       for (size_t row = 0; row < held.n_rows; ++row) {
         if (is_grouped) held.offsets.push_back(static_cast<int64_t>(n_vectors));
