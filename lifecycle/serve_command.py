@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lifecycle.settings import load_settings, with_log
+from lifecycle.settings import load_settings, with_log, with_sources
 from lifecycle.version_commands import JsonOption, StoreOption
 from matching.errors import InvalidInput
 from matching.store import Store
@@ -39,6 +39,14 @@ def serve(
             help="Folder of the write log, or nats://host:port of a broker; without one the service takes no writes.",
         ),
     ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--source",
+            help="NAME or NAME=WEIGHT of a trained source, or content, in recommendations; 0 only fills places that are left. "
+            "In place of recommend.sources.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Write no line for each request.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -60,6 +68,7 @@ def serve(
         auth=settings.auth,
         tls=settings.tls,
         tracing=settings.tracing,
+        recommend=settings.recommend if source is None else with_sources(settings.recommend, source),
         host=host,
         http_port=http_port,
         grpc_port=grpc_port,

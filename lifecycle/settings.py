@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from embeddings.settings import EncodeSettings
 from index_builder.settings import BuildSettings
 from matching.errors import InvalidInput
-from serving.settings import AuthSettings, ServingSettings, TlsSettings, TracingSettings
+from serving.settings import AuthSettings, RecommendSettings, ServingSettings, TlsSettings, TracingSettings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,6 +39,7 @@ class Settings(BaseSettings):
     build: BuildSettings = Field(default_factory=BuildSettings)
     encode: EncodeSettings = Field(default_factory=EncodeSettings)
     serving: ServingSettings = Field(default_factory=ServingSettings)
+    recommend: RecommendSettings = Field(default_factory=RecommendSettings)
     auth: AuthSettings = Field(default_factory=AuthSettings)
     tls: TlsSettings = Field(default_factory=TlsSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)
@@ -94,6 +96,22 @@ def with_log(settings: ServingSettings, write_log: str) -> ServingSettings:
         return ServingSettings(**{**settings.model_dump(), "write_log": write_log})
     except ValidationError as error:
         raise InvalidInput(f"[settings] --log is wrong: {error.errors()[0]['msg']}") from error
+
+
+def with_sources(settings: RecommendSettings, given: Sequence[str]) -> RecommendSettings:
+    """Return settings with other sources: NAME or NAME=WEIGHT each, 1 where no weight is told.
+
+    Raises:
+        InvalidInput: a weight is no number of 0 or more.
+    """
+    named = {name: weight for name, _, weight in (each.partition("=") for each in given)}
+    try:
+        sources = {name: float(weight or 1) for name, weight in named.items()}
+        return RecommendSettings(**{**settings.model_dump(), "sources": sources})
+    except ValueError:
+        raise InvalidInput(
+            f"[settings] --source {' '.join(given)}; expected NAME or NAME=WEIGHT with a weight of 0 or more; correct it"
+        ) from None
 
 
 def known_settings() -> dict[str, str]:

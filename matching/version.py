@@ -215,6 +215,30 @@ class IndexVersion:
         )
         return self._result(rows, distances, plan, n_matching, n_scanned, target.coverage)
 
+    def nearest_rows(
+        self, vectors: NDArray[np.float32], k: int, *, space: str, matching: Bitmap
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return rows int64[q, k] and distances float32[q, k] of the nearest datapoints of a bitmap, -1 and +inf for none.
+
+        Args:
+            vectors: float32[q, dim].
+            matching: as `matching` returns it.
+
+        Raises:
+            NotFound: no such space.
+            InvalidQuery: wrong dimension, or a number that is not finite.
+        """
+        target = self.space(space)
+        queries = check_queries(vectors, target)
+        check_knobs(k, 0, None, None)
+        if target.present is not None:
+            matching = matching.copy()
+            cpp_ext.intersect(matching, target.present)
+        n_matching = cpp_ext.count(matching, len(self.columns))
+        plan = target.plan(k, n_matching, exact=False, effort=None, recall_target=None)
+        rows, distances, _ = target.search(plan, queries, k, matching=matching, n_matching=n_matching)
+        return rows, distances
+
     def search_by_id(
         self,
         datapoint_ids: Sequence[str],

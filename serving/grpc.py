@@ -34,6 +34,10 @@ from serving.error_codes import code_of, public_message, refusal_reason
 from serving.grpc_admission import Admitted, AdmittingHandler, grpc_options
 from serving.metrics import Metrics
 from serving.query import Detail, Route
+from serving.recommend_rpcs import ACCESS as RECOMMEND_ACCESS
+from serving.recommend_rpcs import SERVICE as RECOMMEND_SERVICE
+from serving.recommend_rpcs import RecommendRpcs
+from serving.recommendations import Recommendations
 from serving.recommender import Recommender
 from serving.request_log import RequestRecord, log_audit, log_request, request_id_from, route_from
 from serving.settings import ServingSettings
@@ -55,6 +59,7 @@ _SERVICES: Final = (
     "likewise.v1.IndexService",
     "likewise.v1.SearchService",
     ENDPOINT_SERVICE,
+    RECOMMEND_SERVICE,
 )
 ACCESS: Final[dict[str, Access]] = {  # what each method needs; one that is not here keeps the service from starting
     "/likewise.v1.MatchService/FindNeighbors": "read",
@@ -63,6 +68,7 @@ ACCESS: Final[dict[str, Access]] = {  # what each method needs; one that is not 
     "/likewise.v1.IndexService/RemoveDatapoints": "write",
     "/likewise.v1.SearchService/Search": "read",
     "/likewise.v1.SearchService/GetVersion": "read",
+    **RECOMMEND_ACCESS,
     **ENDPOINT_ACCESS,
     **VERTEX_ACCESS,
     "/grpc.health.v1.Health/Check": "open",
@@ -80,6 +86,7 @@ class GrpcApi:
         self,
         recommender: Recommender,
         *,
+        recommendations: Recommendations,
         gate: Gate,
         metrics: Metrics,
         settings: ServingSettings,
@@ -111,7 +118,8 @@ class GrpcApi:
             "GetVersion": (pb.GetVersionRequest, self._version),
         }
         endpoints = EndpointRpcs(recommender).methods()
-        own = dict(zip(_SERVICES, (match, index, search, endpoints), strict=True))
+        recommend = RecommendRpcs(recommendations).methods()
+        own = dict(zip(_SERVICES, (match, index, search, endpoints, recommend), strict=True))
         self._resources = VertexResources(recommender, domain_name=settings.vertex_domain_name)
         self._services = own | VertexRpcs(recommender, self._resources, match=match, index=index).services()
         for name, methods in self._services.items():

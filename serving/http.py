@@ -25,13 +25,16 @@ from serving.intake import DEADLINE, RECORD, AccessOf, Intake, error_response, h
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.pictures import Pictures
 from serving.query import Answer, Options
+from serving.recommend_routes import ACCESS as RECOMMEND_ACCESS
+from serving.recommend_routes import RECOMMEND, RecommendRoutes
+from serving.recommendations import Recommendations
 from serving.recommender import Recommender
 from serving.request_log import RequestRecord
 from serving.settings import ServingSettings
 from serving.vertex_routes import ACCESS as VERTEX_ACCESS
 from serving.vertex_routes import VertexRoutes
 from serving.wire import endpoint_json as shapes
-from serving.wire import schema
+from serving.wire import recommend_json, schema
 from serving.wire import vertex_json as wire
 
 FIND_NEIGHBORS: Final = "/v1/findNeighbors"
@@ -66,6 +69,7 @@ ACCESS: Final[dict[str, Access]] = {  # what each route needs; a route that is n
     f"POST {REMOVE}": "write",
     "GET /v1/facets": "read",
     "GET /v1/versions/current": "read",
+    **RECOMMEND_ACCESS,
     **ENDPOINT_ACCESS,
     **VERTEX_ACCESS,
 }
@@ -85,6 +89,7 @@ class HttpApi:
         self,
         recommender: Recommender,
         *,
+        recommendations: Recommendations,
         health: Health,
         metrics: Metrics,
         gate: Gate,
@@ -92,6 +97,7 @@ class HttpApi:
         example_vector_dim: int,
     ) -> None:
         self._recommender = recommender
+        self._recommendations = recommendations
         self._gate = gate
         self._health = health
         self._metrics = metrics
@@ -167,6 +173,9 @@ class HttpApi:
             *((path, self.front) for path in _FRONT),
         ):
             api.router.routes.append(Route(path, handler, methods=["GET"]))
+        recommend = RecommendRoutes(self._recommendations, max_depth=self._settings.max_json_depth)
+        _add(api, "POST", RECOMMEND, recommend.recommend, "What to show on a page of a shop",
+             recommend_json.RecommendResponse, body=recommend_json.RecommendRequest, example=examples["recommend"])  # fmt: skip
         endpoints = EndpointRoutes(self._recommender, settings=self._settings)
         named = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"},
                  "example": self._recommender.deployment().name}  # fmt: skip
@@ -500,6 +509,7 @@ def _examples(recommender: Recommender, dim: int) -> dict[str, Any]:
             ]
         },
         "read": {"ids": [first]},
+        "recommend": {"session": "a-visit", "items": [first], "k": 5, "restricts": restricts},
         "upsert": {"datapoints": [{"datapointId": "new-item", "featureVector": unit, "restricts": restricts}]},
         "remove": {"datapointIds": ["new-item"]},
         "traffic": {"variants": [{"name": recommender.snapshot.variant, "weight": 1.0}], "why": "all to one"},

@@ -128,7 +128,7 @@ class Recommender:
         """What serves each endpoint, the first first."""
         return tuple(self._deployments.values())
 
-    def _resolve(self, route: Route) -> Snapshot:
+    def resolve(self, route: Route) -> Snapshot:
         """Return what answers a route.
 
         Raises:
@@ -279,7 +279,7 @@ class Recommender:
                 sparse_told(version, datapoint_ids, name),
             )
 
-        return await self._in_thread(read, deadline)
+        return await self.in_thread(read, deadline)
 
     async def upsert(
         self,
@@ -354,7 +354,7 @@ class Recommender:
             LimitExceeded: `n` or the filter is over a limit.
             DeadlineExceeded: the time ran out.
         """
-        version = self._resolve(route).version
+        version = self.resolve(route).version
         check_k(n, self._settings.max_k)
         check_filter(wanted, self._settings.max_restricts, self._settings.max_tokens)
         if offset < 0:
@@ -366,7 +366,7 @@ class Recommender:
             datapoints = tuple(version.columns.datapoint(int(rows[place])) for place in places)
             return Window(version.version_id, len(rows), datapoints)
 
-        return await self._in_thread(read, deadline)
+        return await self.in_thread(read, deadline)
 
     async def facets(
         self, namespaces: Sequence[str], numbers: Sequence[str], *, deadline: float, route: Route = ANY
@@ -377,7 +377,7 @@ class Recommender:
             LimitExceeded: too many namespaces.
             DeadlineExceeded: the time ran out.
         """
-        version = self._resolve(route).version
+        version = self.resolve(route).version
         if len(namespaces) + len(numbers) > self._settings.max_restricts:
             raise LimitExceeded(
                 f"[facets] {len(namespaces) + len(numbers)} namespaces; at most {self._settings.max_restricts}; ask for fewer"
@@ -399,11 +399,11 @@ class Recommender:
                     ranges[namespace] = NumericFacet(*ends, types[namespace])
             return Facets(version.version_id, tokens, ranges)
 
-        return await self._in_thread(read, deadline)
+        return await self.in_thread(read, deadline)
 
     def version(self, route: Route = ANY) -> VersionInfo:
         """Return what is being served."""
-        version = self._resolve(route).version
+        version = self.resolve(route).version
         spaces = tuple(
             SpaceInfo(s.name, s.space_id, s.modality, s.metric, s.dim, s.plan_name, s.n_vectors, s.recall)
             for s in version.spaces.values()
@@ -519,7 +519,7 @@ class Recommender:
                     "[write] this service takes no writes; start it with a write log: `likewise serve --log`"
                 )
             try:
-                written = await self._in_thread(partial(_written, live, prepare, request_id), deadline, self._writers)
+                written = await self.in_thread(partial(_written, live, prepare, request_id), deadline, self._writers)
             except Unavailable:  # a version that is replaced at this moment is followed no more; nothing was written
                 if deployment.control.live is live:
                     raise
@@ -531,7 +531,7 @@ class Recommender:
     async def _at_least(self, route: Route, min_version: int, deadline: float) -> Snapshot:
         """Return a snapshot that knows of a write."""
         while True:
-            snapshot = self._resolve(route)
+            snapshot = self.resolve(route)
             live = snapshot.live
             if min_version <= 0:
                 return snapshot
@@ -543,15 +543,15 @@ class Recommender:
                 return replace(snapshot, version=newest)
             wait = partial(live.wait, min_version, deadline=deadline)
             try:
-                return replace(snapshot, version=await self._in_thread(wait, deadline, self._waiters))
+                return replace(snapshot, version=await self.in_thread(wait, deadline, self._waiters))
             except Unavailable:  # likewise: what has replaced it knows of the write, or will
-                if self._resolve(route).live is live:
+                if self.resolve(route).live is live:
                     raise
 
     async def _search_content(
         self, asked: Asked, content: Content, options: Options, deadline: float, detail: Detail, route: Route
     ) -> Answer:
-        snapshot = self._resolve(route)
+        snapshot = self.resolve(route)
         name, query = await self._encoded(snapshot, asked, content, options, deadline)
         answer = await self._answer(snapshot, (query,), (name,), detail, deadline)
 
@@ -601,14 +601,14 @@ class Recommender:
             return self._search(snapshot, queries, spaces, detail)
 
         if snapshot.is_shadow:
-            return await self._in_thread(search, deadline, self._unseen)
+            return await self.in_thread(search, deadline, self._unseen)
         telling = _TELLING if detail == "id" else _READING
         cost = 0
         for query, space in zip(queries, spaces, strict=True):
             cost += _multiply_adds(snapshot.version, query, space) + telling * query.options.k
         reads_sparse = detail == "vectors" and any(snapshot.version.spaces[name].has_sparse for name in spaces)
         if reads_sparse or cost > self._settings.inline_multiply_adds:
-            return await self._in_thread(search, deadline)
+            return await self.in_thread(search, deadline)
         _check_time(deadline)
         return search()
 
@@ -624,7 +624,14 @@ class Recommender:
             until = time.monotonic() + self._settings.request_deadline_s
             self._shadows.mirror(shadow.variant, partial(ask, shadow, until))
 
-    async def _in_thread(self, work: Callable[[], T], deadline: float, threads: ThreadPoolExecutor | None = None) -> T:
+    async def in_thread(self, work: Callable[[], T], deadline: float, threads: ThreadPoolExecutor | None = None) -> T:
+        """Return what work does in a thread, one for searches where none are given.
+
+        Raises:
+            DeadlineExceeded: it was not done in time.
+            Unavailable: the service is shutting down.
+        """
+
         def begin() -> T:
             _check_time(deadline)  # it may have waited for a thread
             return work()

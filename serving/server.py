@@ -24,10 +24,14 @@ from serving.health import Health
 from serving.listener import check_exposure, grpc_tls, http_tls
 from serving.metrics import Metrics
 from serving.observation import Observation
+from serving.recommendations import Recommendations
 from serving.recommender import Recommender
 from serving.request_log import audit_to, log_to_stderr
-from serving.settings import AuthSettings, ServingSettings, TlsSettings, TracingSettings
+from serving.served_models import ServedModels
+from serving.settings import AuthSettings, RecommendSettings, ServingSettings, TlsSettings, TracingSettings
+from serving.slate import CONTENT
 from serving.tracing import traced
+from serving.user_state import UserState
 
 if TYPE_CHECKING:
     import ssl
@@ -50,6 +54,7 @@ def serve(
     auth: AuthSettings | None = None,
     tls: TlsSettings | None = None,
     tracing: TracingSettings | None = None,
+    recommend: RecommendSettings | None = None,
     host: str = "127.0.0.1",
     http_port: int = 8080,
     grpc_port: int = 8081,
@@ -69,6 +74,7 @@ def serve(
         auth: who may ask, everybody when None.
         tls: how connections are encrypted, not at all when None.
         tracing: where traces of requests are sent, nowhere when None.
+        recommend: the sources of recommendations and their weights; content neighbours alone when None.
         host: the address to listen on; one that other machines can reach needs both, or the settings to accept its risk.
         http_port: 0 takes a free one.
         grpc_port: 0 takes a free one.
@@ -77,7 +83,7 @@ def serve(
         log_requests: write a line to standard error for every request.
 
     Raises:
-        NotFound: no such version.
+        NotFound: no such version, or a source has no champion.
         InvalidInput: the address is not guarded, or a file of keys or certificates is wrong.
         CorruptArtifact: the version or its write log on disk is damaged; nothing was served.
         Unavailable: a port is taken, another process writes to the log, or the version's encoders cannot be loaded here.
@@ -102,6 +108,7 @@ def serve(
                 _Door(host, listener, grpc_port, gate, context, tls, as_json),
                 settings=settings,
                 auth=auth or AuthSettings(),
+                recommend=recommend or RecommendSettings(),
                 model_dir=model_dir,
             )
         )
@@ -127,8 +134,12 @@ async def _serve(
     *,
     settings: ServingSettings,
     auth: AuthSettings,
+    recommend: RecommendSettings,
     model_dir: Path | None,
 ) -> None:
+    sources = {*recommend.sources, *(name for weights in recommend.surfaces.values() for name in weights)} - {CONTENT}
+    models = ServedModels(store.path, sorted(sources))
+    state = UserState(recommend.max_acts, recommend.max_users)
     metrics = Metrics()
     deployments = []
     with contextlib.ExitStack() as looking:
@@ -153,11 +164,20 @@ async def _serve(
             admission = Admission(settings, max_per_caller=auth.max_in_flight)
             observation = Observation(metrics, recommender, admission, settings=settings, store=store.path)
             looking.callback(observation.close)  # after the live indexes that it may wait for
-            await _answer(recommender, door, metrics=metrics, admission=admission, settings=settings)
+            recommendations = Recommendations(recommender, models, state, settings=recommend, limits=settings)
+            held.push_async_callback(recommendations.close)
+            recommendations.follow()
+            await _answer(recommender, recommendations, door, metrics=metrics, admission=admission, settings=settings)
 
 
 async def _answer(
-    recommender: Recommender, door: _Door, *, metrics: Metrics, admission: Admission, settings: ServingSettings
+    recommender: Recommender,
+    recommendations: Recommendations,
+    door: _Door,
+    *,
+    metrics: Metrics,
+    admission: Admission,
+    settings: ServingSettings,
 ) -> None:
     """Answer over HTTP and gRPC until told to stop, or until the encoders cannot be loaded."""
     from serving.grpc import GrpcApi
@@ -173,9 +193,22 @@ async def _answer(
     health = Health(recommender.deployments)
     dim = next(iter(snapshot.version.spaces.values())).dim
     http = HttpApi(
-        recommender, health=health, metrics=metrics, gate=door.gate, settings=settings, example_vector_dim=dim
+        recommender,
+        recommendations=recommendations,
+        health=health,
+        metrics=metrics,
+        gate=door.gate,
+        settings=settings,
+        example_vector_dim=dim,
     )
-    grpc_api = GrpcApi(recommender, gate=door.gate, metrics=metrics, settings=settings, admission=admission)
+    grpc_api = GrpcApi(
+        recommender,
+        recommendations=recommendations,
+        gate=door.gate,
+        metrics=metrics,
+        settings=settings,
+        admission=admission,
+    )
     try:
         grpc_port = grpc_api.bind(door.host, door.grpc_port, grpc_tls(door.tls))
     except RuntimeError:

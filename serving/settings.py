@@ -70,6 +70,34 @@ class TlsSettings(BaseModel):
     )
 
 
+class RecommendSettings(BaseModel):
+    """The `recommend` section of the settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sources: dict[str, float] = Field(
+        default={},
+        description="trained sources to ask, and `content`, with their weights in the blend; 0 only fills places that are left",
+    )
+    surfaces: dict[str, dict[str, float]] = Field(
+        default={}, description="weights of a surface, as in `surfaces.basket`, in place of those for all"
+    )
+    content_space: str | None = Field(
+        default=None,
+        description="space of content neighbours; fused, text or image, or the only one, where not set",
+    )
+    max_acts: int = Field(default=50, ge=1, le=1000, description="acts that are remembered of a user or a visit")
+    max_users: int = Field(default=1_000_000, ge=1, description="users and visits whose acts are remembered")
+
+    @field_validator("sources", "surfaces")
+    @classmethod
+    def _no_negative_weights(cls, value: dict[str, Any]) -> dict[str, Any]:
+        tables = [each for each in value.values() if isinstance(each, dict)] or [value]
+        if any(not 0 <= weight < float("inf") for table in tables for weight in table.values() if value):
+            raise ValueError("expected weights of 0 or more")
+        return value
+
+
 class ServingSettings(BaseModel):
     """The `serving` section of the settings."""
 

@@ -27,12 +27,13 @@ _SERVE = """
 import json, sys
 from pathlib import Path
 from matching.store import Store
-from serving import AuthSettings, ServingSettings, TlsSettings, TracingSettings
+from serving import AuthSettings, RecommendSettings, ServingSettings, TlsSettings, TracingSettings
 from serving.server import serve
 asked = json.loads(sys.argv[1])
 serve(Store(Path(asked["store"])), asked["name"], settings=ServingSettings(**asked["settings"]),
       auth=AuthSettings(**asked["auth"]), tls=TlsSettings(**asked["tls"]), tracing=TracingSettings(**asked["tracing"]),
-      also=asked["also"], host=asked["host"], http_port=0, grpc_port=asked["grpc_port"], as_json=True)
+      recommend=RecommendSettings(**asked["recommend"]), also=asked["also"],
+      host=asked["host"], http_port=0, grpc_port=asked["grpc_port"], as_json=True)
 """
 
 
@@ -108,6 +109,7 @@ def running_service(
     auth: dict[str, Any] | None = None,
     tls: dict[str, Any] | None = None,
     tracing: dict[str, Any] | None = None,
+    recommend: dict[str, Any] | None = None,
     host: str = "127.0.0.1",
     grpc_port: int = 0,
     trust: ssl.SSLContext | None = None,
@@ -116,6 +118,7 @@ def running_service(
 ) -> Iterator[Service]:
     """Serve a shop in a process of its own until the block ends."""
     sections = {"settings": settings, "auth": auth or {}, "tls": tls or {}, "tracing": tracing or {}}
+    sections["recommend"] = recommend or {}
     listening = {"host": host, "grpc_port": grpc_port}
     asked = json.dumps({"store": str(shop.store), "name": shop.name, "also": also, **listening, **sections})
     with log.open("w") as stderr:

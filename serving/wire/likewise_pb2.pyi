@@ -429,3 +429,67 @@ class AliasMove(_message.Message):
     new_version: str
     why: str
     def __init__(self, at: _Optional[str] = ..., by: _Optional[str] = ..., old_version: _Optional[str] = ..., new_version: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
+
+class RecommendRequest(_message.Message):
+    __slots__ = ("user", "session", "items", "basket", "surface", "k", "restricts", "numeric_restricts", "exclude", "exclude_seen", "exclude_bought")
+    USER_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    BASKET_FIELD_NUMBER: _ClassVar[int]
+    SURFACE_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    RESTRICTS_FIELD_NUMBER: _ClassVar[int]
+    NUMERIC_RESTRICTS_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_SEEN_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_BOUGHT_FIELD_NUMBER: _ClassVar[int]
+    user: str
+    session: str
+    items: _containers.RepeatedScalarFieldContainer[str]
+    basket: _containers.RepeatedScalarFieldContainer[str]
+    surface: str
+    k: int
+    restricts: _containers.RepeatedCompositeFieldContainer[IndexDatapoint.Restriction]
+    numeric_restricts: _containers.RepeatedCompositeFieldContainer[IndexDatapoint.NumericRestriction]
+    exclude: _containers.RepeatedScalarFieldContainer[str]
+    exclude_seen: bool
+    exclude_bought: bool
+    def __init__(self, user: _Optional[str] = ..., session: _Optional[str] = ..., items: _Optional[_Iterable[str]] = ..., basket: _Optional[_Iterable[str]] = ..., surface: _Optional[str] = ..., k: _Optional[int] = ..., restricts: _Optional[_Iterable[_Union[IndexDatapoint.Restriction, _Mapping]]] = ..., numeric_restricts: _Optional[_Iterable[_Union[IndexDatapoint.NumericRestriction, _Mapping]]] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_seen: _Optional[bool] = ..., exclude_bought: _Optional[bool] = ...) -> None: ...
+
+class RecommendResponse(_message.Message):
+    __slots__ = ("items", "recommendation_id", "index_version", "models", "variant", "degraded", "n_matching")
+    class Item(_message.Message):
+        __slots__ = ("item_id", "score", "sources", "reason", "because")
+        ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+        SCORE_FIELD_NUMBER: _ClassVar[int]
+        SOURCES_FIELD_NUMBER: _ClassVar[int]
+        REASON_FIELD_NUMBER: _ClassVar[int]
+        BECAUSE_FIELD_NUMBER: _ClassVar[int]
+        item_id: str
+        score: float
+        sources: _containers.RepeatedScalarFieldContainer[str]
+        reason: str
+        because: str
+        def __init__(self, item_id: _Optional[str] = ..., score: _Optional[float] = ..., sources: _Optional[_Iterable[str]] = ..., reason: _Optional[str] = ..., because: _Optional[str] = ...) -> None: ...
+    class ModelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    RECOMMENDATION_ID_FIELD_NUMBER: _ClassVar[int]
+    INDEX_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
+    DEGRADED_FIELD_NUMBER: _ClassVar[int]
+    N_MATCHING_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[RecommendResponse.Item]
+    recommendation_id: str
+    index_version: str
+    models: _containers.ScalarMap[str, str]
+    variant: str
+    degraded: bool
+    n_matching: int
+    def __init__(self, items: _Optional[_Iterable[_Union[RecommendResponse.Item, _Mapping]]] = ..., recommendation_id: _Optional[str] = ..., index_version: _Optional[str] = ..., models: _Optional[_Mapping[str, str]] = ..., variant: _Optional[str] = ..., degraded: _Optional[bool] = ..., n_matching: _Optional[int] = ...) -> None: ...

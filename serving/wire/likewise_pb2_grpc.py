@@ -626,3 +626,79 @@ class EndpointService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class RecommendationServiceStub:
+    """What a shop's pages need, of whatever is known of who looks.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Recommend = channel.unary_unary(
+                '/likewise.v1.RecommendationService/Recommend',
+                request_serializer=serving_dot_wire_dot_likewise__pb2.RecommendRequest.SerializeToString,
+                response_deserializer=serving_dot_wire_dot_likewise__pb2.RecommendResponse.FromString,
+                _registered_method=True)
+
+
+class RecommendationServiceServicer:
+    """What a shop's pages need, of whatever is known of who looks.
+    """
+
+    def Recommend(self, request, context):
+        """Fills a slate with min(k, matches) items.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_RecommendationServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Recommend': grpc.unary_unary_rpc_method_handler(
+                    servicer.Recommend,
+                    request_deserializer=serving_dot_wire_dot_likewise__pb2.RecommendRequest.FromString,
+                    response_serializer=serving_dot_wire_dot_likewise__pb2.RecommendResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'likewise.v1.RecommendationService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('likewise.v1.RecommendationService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class RecommendationService:
+    """What a shop's pages need, of whatever is known of who looks.
+    """
+
+    @staticmethod
+    def Recommend(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likewise.v1.RecommendationService/Recommend',
+            serving_dot_wire_dot_likewise__pb2.RecommendRequest.SerializeToString,
+            serving_dot_wire_dot_likewise__pb2.RecommendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -14,6 +14,7 @@ from embeddings.encoder import Content
 from matching.datapoint import Datapoint, Filter, NumericRestrict, NumericType, Operator, Restrict, SparseRows
 from matching.errors import InvalidQuery
 from serving.query import Answer, DatapointWrite, NeighborQuery, Options, ReadAnswer, Result, VersionInfo, Written
+from serving.slate import SlateQuery
 from serving.wire import likewise_pb2 as pb
 from serving.wire.vertex_json import (
     OPERATORS,
@@ -54,6 +55,26 @@ def read_search(request: pb.SearchRequest) -> Options:
         recall_target=request.recall_target or None,
         rrf_alpha=request.rrf_alpha if request.HasField("rrf_alpha") else None,
         score_alpha=request.score_alpha if request.HasField("score_alpha") else None,
+    )
+
+
+def read_recommend(request: pb.RecommendRequest) -> SlateQuery:
+    """Return what a page asks.
+
+    Raises:
+        InvalidQuery: a field holds what the API does not know.
+    """
+    return SlateQuery(
+        user=request.user,
+        session=request.session,
+        items=tuple(request.items),
+        basket=tuple(request.basket),
+        surface=request.surface,
+        k=request.k or SlateQuery().k,
+        filter=_filter(request.restricts, request.numeric_restricts, "request"),
+        exclude=tuple(request.exclude),
+        exclude_seen=request.exclude_seen,
+        exclude_bought=request.exclude_bought,
     )
 
 

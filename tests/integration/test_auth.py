@@ -508,7 +508,11 @@ def test_admin_actions_are_audited_over_grpc(
 
     async def ask() -> None:
         api = grpc_front.GrpcApi(
-            recommender, gate=Gate(AuthSettings(keys_file=keys.file)), metrics=Metrics(), settings=ServingSettings()
+            recommender,
+            recommendations=recommender,
+            gate=Gate(AuthSettings(keys_file=keys.file)),
+            metrics=Metrics(),
+            settings=ServingSettings(),
         )
         port = api.bind("127.0.0.1", 0)
         await api.start()
@@ -535,7 +539,8 @@ def test_a_route_or_method_without_an_entry_keeps_the_service_from_starting(monk
     monkeypatch.delitem(grpc_front.ACCESS, "/likewise.v1.SearchService/Search")
 
     async def start() -> None:
-        grpc_front.GrpcApi(nobody, gate=gate, metrics=Metrics(), settings=settings)  # type: ignore[arg-type]
+        told: Any = nobody
+        grpc_front.GrpcApi(told, recommendations=told, gate=gate, metrics=Metrics(), settings=settings)
 
     with pytest.raises(KeyError, match="SearchService/Search"):
         asyncio.run(start())

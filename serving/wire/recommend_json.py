@@ -1,0 +1,101 @@
+"""What a shop's pages ask and are answered, as JSON; the models are the shapes of the HTTP API's document too.
+
+Restricts are read by `vertex_json`, in all the spellings that a search takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic import Field
+
+from serving.recommendations import Slate
+from serving.slate import SlateQuery
+from serving.wire.endpoint_json import Shape, parsed
+from serving.wire.schema import NumericRestriction, Restriction
+from serving.wire.vertex_json import parse_filter
+
+_FILTER: Final = frozenset(["restricts", "numericRestricts", "numeric_restricts"])
+
+
+class RecommendRequest(Shape):
+    """What a page asks."""
+
+    user: str = Field(default="", description="the shop's own id of who looks; empty where nobody knows")
+    session: str = Field(default="", description="the visit")
+    items: list[str] = Field(default=[], description="what the page shows, the most important last")
+    basket: list[str] = Field(default=[])
+    surface: str = Field(default="", description="whose weights are taken; empty: those for all")
+    k: int = SlateQuery().k
+    restricts: list[Restriction] = Field(default=[])
+    numeric_restricts: list[NumericRestriction] = Field(default=[])
+    exclude: list[str] = Field(default=[], description="ids that are not wanted; items and basket never come back")
+    exclude_seen: bool = Field(default=False, description="nothing that the user did anything with, as remembered")
+    exclude_bought: bool = False
+
+
+class PlaceShape(Shape):
+    """One place."""
+
+    item_id: str
+    score: float = Field(description="of the blend; 0 where the place was filled up")
+    sources: list[str] = Field(description="that named the item, the weightiest first")
+    reason: str = Field(description="why the first of them did, in words")
+    because: str = Field(description="the item that the reason speaks of; empty for none")
+
+
+class RecommendResponse(Shape):
+    """A slate."""
+
+    items: list[PlaceShape]
+    recommendation_id: str = Field(description="for events that speak of it")
+    index_version: str
+    models: dict[str, str] = Field(description="the model of each source")
+    variant: str
+    degraded: bool = Field(description="a source could not be asked, or an older model answers")
+    n_matching: int = Field(description="items that pass the restricts and are not excluded")
+
+
+def parse_recommend(body: Mapping[str, Any]) -> SlateQuery:
+    """Return what a page asks.
+
+    Raises:
+        InvalidQuery: a key or a value is not what the API knows.
+    """
+    wanted = parse_filter({name: value for name, value in body.items() if name in _FILTER})
+    asked = parsed(RecommendRequest, {name: value for name, value in body.items() if name not in _FILTER})
+    return SlateQuery(
+        user=asked.user,
+        session=asked.session,
+        items=tuple(asked.items),
+        basket=tuple(asked.basket),
+        surface=asked.surface,
+        k=asked.k,
+        filter=wanted,
+        exclude=tuple(asked.exclude),
+        exclude_seen=asked.exclude_seen,
+        exclude_bought=asked.exclude_bought,
+    )
+
+
+def slate_json(slate: Slate) -> dict[str, Any]:
+    """Return a slate, as `RecommendResponse` says."""
+    return {
+        "items": [
+            {
+                "itemId": place.item_id,
+                "score": place.score,
+                "sources": place.sources,
+                "reason": place.reason,
+                "because": place.because,
+            }
+            for place in slate.places
+        ],
+        "recommendationId": slate.recommendation_id,
+        "indexVersion": slate.version_id,
+        "models": slate.models,
+        "variant": slate.variant,
+        "degraded": slate.is_degraded,
+        "nMatching": slate.n_matching,
+    }
