@@ -12,6 +12,7 @@ snapshot.
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import tempfile
 import threading
@@ -139,14 +140,15 @@ def main() -> None:
         version = built(Path(directory) / "store", base)
         with WriteLog.open(Path(directory) / "log") as log:
             live = LiveIndex(version, log, threads=1)
+            n_rate = int(arguments.rate * arguments.seconds * 1.2)
+            writes = upserts(rest[:n_rate], 0)
+            gc.collect()
+            gc.freeze()  # as a service does when it is ready
             latencies(lambda: version, queries, 1, arguments.queries)
             sealed = latencies(lambda: version, queries, arguments.seconds, arguments.queries)
             idle = latencies(lambda: live.snapshot, queries, arguments.seconds, arguments.queries)
-            n_rate = int(arguments.rate * arguments.seconds * 1.2)
             stop, freshness = threading.Event(), list[float]()
-            writer = threading.Thread(
-                target=lambda: freshness.extend(at_rate(live, upserts(rest[:n_rate], 0), arguments.rate, stop))
-            )
+            writer = threading.Thread(target=lambda: freshness.extend(at_rate(live, writes, arguments.rate, stop)))
             writer.start()
             under_writes = latencies(lambda: live.snapshot, queries, arguments.seconds, arguments.queries)
             stop.set()

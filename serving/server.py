@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import signal
@@ -228,6 +229,9 @@ async def _answer(
         for deployment in recommender.deployments:
             await loop.run_in_executor(None, deployment.warm)
             deployment.follow()
+        # What is loaded stays: a collection that visits all of it holds up every request for tens of milliseconds.
+        gc.collect()
+        gc.freeze()
         health.warmed()
         watching = asyncio.create_task(_tell_grpc(health, grpc_api), name="health")
         first = [process for deployment in recommender.deployments for process in deployment.all_encoders]

@@ -31,9 +31,15 @@ constexpr size_t n_link_signs(size_t padded_dim) { return std::min<size_t>(padde
 
 constexpr size_t link_block_bytes(size_t padded_dim) { return block_bytes(n_link_signs(padded_dim)); }
 
+// The links of a row as they stand, with their blocks; what a link has there depends on it and the row alone.
+struct HeldLinks {
+  std::span<const uint32_t> links;
+  const unsigned char* blocks = nullptr;
+};
+
 // A block of at most 32 links of the point v whose gap and own part of D are given, or of the centre: zeros.
 void encode_block(const QuantizedRows& rows, const float* gap, float own, std::span<const uint32_t> links,
-                  unsigned char* out);
+                  unsigned char* out, const HeldLinks& held = {});
 
 // Lower bounds of D for the 32 links in a block of v, when D(query, v) = distance and |query - v| <= reach.
 void bound_block(const PreparedQuery& query, const unsigned char* block, float distance, float reach, float* out);
@@ -47,6 +53,7 @@ class LinkBlocks {
         degree_(degree) {}
 
   size_t stride() const { return n_blocks_ * block_bytes_; }  // bytes of one row
+  const unsigned char* of(uint32_t row) const { return bytes_.data() + static_cast<size_t>(row) * stride(); }
   size_t owned_bytes() const { return bytes_.owned_bytes(); }
   std::span<const unsigned char> span() const { return bytes_.span(); }
 
@@ -60,12 +67,12 @@ class LinkBlocks {
   unsigned char* writable(size_t row) { return bytes_.writable() + row * stride(); }
 
   // What belongs into writable(row) when row has these links: `degree` of them, no_row behind the last; `gap` is
-  // scratch.
+  // scratch. Links that it has already are copied from where they stand; `out` lies elsewhere.
   void encode(const QuantizedRows& rows, uint32_t row, const uint32_t* links, std::vector<float>& gap,
-              unsigned char* out) const;
+              unsigned char* out, const HeldLinks& held = {}) const;
 
   [[gnu::always_inline]] void prefetch(uint32_t row, size_t n_lines) const {
-    prefetch_bytes(bytes_.data() + static_cast<size_t>(row) * stride(), std::min(stride(), 64 * n_lines));
+    prefetch_bytes(of(row), std::min(stride(), 64 * n_lines));
   }
   // Lower bounds of D for the links of row, whose own D is `distance`; out holds n_blocks * 32.
   void bounds(const PreparedQuery& query, uint32_t row, float distance, float* out) const;

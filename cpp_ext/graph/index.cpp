@@ -258,11 +258,13 @@ void GraphIndex::join(std::span<const uint32_t> rows, Linker& linker) {
         rows.subspan(done, std::min(rows.size() - done, std::max<size_t>(1, n_live_ / 8)));
     LinkUpdates updates;
     if (n_live_ != 0) updates = linker.insert(graph(n_rows_), batch, live_.data());
-    const HugeArray<unsigned char> blocks = packed(updates.rows, updates.lists.data(), linker.n_threads());
+    {
+      const std::unique_lock lock(mutex_);
+      neighbors_.own();
+      blocks_.own();
+    }
+    apply(updates, 0, linker.n_threads());
     const std::unique_lock lock(mutex_);
-    neighbors_.own();
-    blocks_.own();
-    apply(updates, blocks, 0, updates.rows.size());
     for (const uint32_t row : batch) {
       live_[row / word_bits] |= uint64_t{1} << (row % word_bits);
       if (entries_.size() < n_entries) entries_.push_back(row);
@@ -675,37 +677,61 @@ void GraphIndex::exact(const GraphSearch& search, const PreparedQuery& query, si
 
 // ---- mutations
 
-// The blocks of rows with these lists; nothing where the index is not packed.
-HugeArray<unsigned char> GraphIndex::packed(std::span<const uint32_t> rows, const uint32_t* lists,
-                                            size_t n_threads) const {
-  HugeArray<unsigned char> out;
-  const size_t stride = blocks_.stride();
-  if (stride == 0) return out;
-  out.resize(rows.size() * stride);
-  std::vector<std::vector<float>> gaps(std::max<size_t>(n_threads, 1));
-  in_chunks(rows.size(), 64, n_threads, [&](size_t first, size_t last, size_t worker) {
-    for (size_t i = first; i < last; ++i) {
-      blocks_.encode(rows_, rows[i], lists + i * options_.degree, gaps[worker], out.writable() + i * stride);
-    }
-  });
-  return out;
-}
-
 void GraphIndex::pack(size_t n_threads) {
   if (!is_packed()) return;
-  std::vector<uint32_t> rows(n_rows_);
-  std::iota(rows.begin(), rows.end(), 0U);
-  blocks_.assign(packed(rows, neighbors_.data(), n_threads));
+  HugeArray<unsigned char> blocks;
+  blocks.resize(n_rows_ * blocks_.stride());
+  std::vector<std::vector<float>> gaps(std::max<size_t>(n_threads, 1));
+  in_chunks(n_rows_, 64, n_threads, [&](size_t first, size_t last, size_t worker) {
+    for (size_t row = first; row < last; ++row) {
+      blocks_.encode(rows_, static_cast<uint32_t>(row), neighbors_.data() + row * options_.degree, gaps[worker],
+                     blocks.writable() + row * blocks_.stride());
+    }
+  });
+  blocks_.assign(std::move(blocks));
 }
 
-// Needs the lock, or nobody who reads.
-void GraphIndex::apply(const LinkUpdates& updates, const HugeArray<unsigned char>& blocks, size_t first, size_t last) {
+// Writes the lists of rows that no search can meet yet. Needs memory of its own for them.
+void GraphIndex::apply_new(const LinkUpdates& updates, size_t n_new, size_t n_threads) {
+  const size_t degree = options_.degree;
+  std::vector<std::vector<float>> gaps(std::max<size_t>(n_threads, 1));
+  in_chunks(n_new, encode_slice, n_threads, [&](size_t first, size_t last, size_t worker) {
+    for (size_t i = first; i < last; ++i) {
+      const uint32_t row = updates.rows[i];
+      const uint32_t* list = updates.lists.data() + i * degree;
+      std::copy_n(list, degree, neighbors_.writable() + static_cast<size_t>(row) * degree);
+      if (is_packed()) blocks_.encode(rows_, row, list, gaps[worker], blocks_.writable(row));
+    }
+  });
+}
+
+// Writes lists over those of rows that are searched. Their blocks are made beside the lock, which is held for so many
+// lists at a time: what is copied lies in the cache.
+void GraphIndex::apply(const LinkUpdates& updates, size_t first, size_t n_threads) {
   const size_t degree = options_.degree;
   const size_t stride = blocks_.stride();
-  for (size_t i = first; i < last; ++i) {
-    const uint32_t row = updates.rows[i];
-    std::copy_n(updates.lists.data() + i * degree, degree, neighbors_.writable() + static_cast<size_t>(row) * degree);
-    if (stride != 0) std::copy_n(blocks.data() + i * stride, stride, blocks_.writable(row));
+  const size_t slice = apply_slice * std::max<size_t>(n_threads, 1);
+  const size_t end = updates.rows.size();
+  std::vector<std::vector<float>> gaps(std::max<size_t>(n_threads, 1));
+  std::vector<unsigned char> blocks(std::min(slice, end - std::min(first, end)) * stride);
+  for (; first < end; first += slice) {
+    const size_t last = std::min(first + slice, end);
+    if (is_packed()) {
+      in_chunks(last - first, apply_slice, n_threads, [&](size_t begin, size_t stop, size_t worker) {
+        for (size_t i = begin; i < stop; ++i) {
+          const uint32_t row = updates.rows[first + i];
+          const HeldLinks held{{neighbors_.data() + static_cast<size_t>(row) * degree, degree}, blocks_.of(row)};
+          blocks_.encode(rows_, row, updates.lists.data() + (first + i) * degree, gaps[worker],
+                         blocks.data() + i * stride, held);
+        }
+      });
+    }
+    const std::unique_lock lock(mutex_);
+    for (size_t i = first; i < last; ++i) {
+      const uint32_t row = updates.rows[i];
+      std::copy_n(updates.lists.data() + i * degree, degree, neighbors_.writable() + static_cast<size_t>(row) * degree);
+      if (stride != 0) std::copy_n(blocks.data() + (i - first) * stride, stride, blocks_.writable(row));
+    }
   }
 }
 
@@ -738,13 +764,12 @@ size_t GraphIndex::add(const float* vectors, size_t n, size_t n_threads) {
     // Where few rows live, the deleted ones hold the graph together.
     const bool is_live_enough = n_live_ != n_rows_ && n_live_ > n_rows_ / 2;
     if (start != 0) updates = linker.insert(graph(rows_.size()), rows, is_live_enough ? live_.data() : nullptr);
-    const HugeArray<unsigned char> blocks = packed(updates.rows, updates.lists.data(), n_threads);
     // The new rows, which stand first, so that no list ever leads to a row that is not there; then those that lead to
     // them.
     const size_t n_new = std::min(batch, updates.rows.size());
+    apply_new(updates, n_new, n_threads);
     {
       const std::unique_lock lock(mutex_);
-      apply(updates, blocks, 0, n_new);
       for (const uint32_t row : rows) live_[row / word_bits] |= uint64_t{1} << (row % word_bits);
       n_live_ += batch;
       n_rows_ += batch;
@@ -753,10 +778,7 @@ size_t GraphIndex::add(const float* vectors, size_t n, size_t n_threads) {
         pack_entries();
       }
     }
-    for (size_t first = n_new; first < updates.rows.size(); first += apply_slice) {
-      const std::unique_lock lock(mutex_);
-      apply(updates, blocks, first, std::min(first + apply_slice, updates.rows.size()));
-    }
+    apply(updates, n_new, n_threads);
     done += batch;
   }
   return first;

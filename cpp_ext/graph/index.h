@@ -151,9 +151,9 @@ class GraphIndex {
                              std::span<int32_t> n_expanded) const;
   void finish_build(std::span<const uint32_t> order, size_t n_apart, Linker& linker, const Progress& progress);
   void join(std::span<const uint32_t> rows, Linker& linker);
-  HugeArray<unsigned char> packed(std::span<const uint32_t> rows, const uint32_t* lists, size_t n_threads) const;
   void pack(size_t n_threads);
-  void apply(const LinkUpdates& updates, const HugeArray<unsigned char>& blocks, size_t first, size_t last);
+  void apply_new(const LinkUpdates& updates, size_t n_new, size_t n_threads);
+  void apply(const LinkUpdates& updates, size_t first, size_t n_threads);
   void search_some(GraphSearch search, size_t first, size_t last, Neighbors out, const GraphTrace& trace) const;
   void search_scan(const GraphSearch& search, const PreparedQuery& query, size_t n_keep, bool by_blocks,
                    Scratch& scratch) const;

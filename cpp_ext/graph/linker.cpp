@@ -9,6 +9,8 @@ namespace likewise {
 namespace {
 
 constexpr float build_margin = 0.5F;
+constexpr float rounding = 0.97F;  // a list is in order as long as no distance is a smaller share of the one before
+constexpr size_t most_taken_in = 4;
 constexpr auto n_filling = static_cast<std::ptrdiff_t>(8);  // links of a link that may fill a list
 
 bool is_kept(const uint64_t* keep, uint32_t row) {
@@ -93,6 +95,51 @@ void Linker::choose(const Graph& graph, Worker& worker, size_t most, bool fill) 
   }
 }
 
+// Gives a full list one more link, as `choose` would of all of them, unless a link that is displaced had kept others
+// out. A list that `choose` wrote holds the links chosen and then those that fill it, both in order, so that the new
+// link alone is to be compared with them. Returns false where the list is another.
+bool Linker::take_in(const Graph& graph, uint32_t row, uint32_t link, Worker& worker, uint32_t* list) {
+  const size_t n = graph.stride;
+  const QuantizedRows& rows = *graph.rows;
+  worker.rows.assign(list, list + n);
+  worker.rows.push_back(link);
+  worker.distances.resize(n + 1);
+  worker.pair_distances.resize(n + 1);
+  worker.dots.resize(n + 1);
+  worker.wide.resize(rows.padded_dim());
+  for (const uint32_t each : worker.rows) rows.prefetch_code(each);
+  rows.widen(row, worker.wide.data());
+  rows.pair_distances(row, worker.wide.data(), worker.rows.data(), n + 1, worker.dots.data(), worker.distances.data());
+  const std::vector<float>& distances = worker.distances;
+  const auto order_ends = [&](size_t at) {
+    while (at < n && distances[at] >= rounding * distances[at - 1]) ++at;
+    return at;
+  };
+  const size_t n_chosen = order_ends(1);
+  if (n_chosen < n && order_ends(n_chosen + 1) < n) return false;
+
+  rows.widen(link, worker.wide.data());
+  rows.pair_distances(link, worker.wide.data(), worker.rows.data(), n_chosen, worker.dots.data(),
+                      worker.pair_distances.data());
+  const Candidate own = candidate_of(distances[n], link);
+  const auto candidate = [&](size_t i) { return candidate_of(distances[i], worker.rows[i]); };
+  const auto between = [&](size_t i) { return options_.occlusion * worker.pair_distances[i]; };
+  bool is_refused = false;
+  for (size_t i = 0; i < n_chosen; ++i) is_refused |= candidate(i) < own && between(i) <= distances[n];
+  worker.candidates.clear();
+  worker.fill.clear();
+  for (size_t i = 0; i < n; ++i) {
+    const bool is_displaced = !is_refused && i < n_chosen && own < candidate(i) && between(i) <= distances[i];
+    (i < n_chosen && !is_displaced ? worker.candidates : worker.fill).push_back(candidate(i));
+  }
+  (is_refused ? worker.fill : worker.candidates).push_back(own);
+  std::sort(worker.candidates.begin(), worker.candidates.end());
+  std::sort(worker.fill.begin(), worker.fill.end());
+  worker.candidates.insert(worker.candidates.end(), worker.fill.begin(), worker.fill.end());
+  for (size_t i = 0; i < n; ++i) list[i] = row_of(worker.candidates[i]);
+  return true;
+}
+
 void Linker::write(const Worker& worker, size_t stride, uint32_t* list) {
   std::copy(worker.chosen.begin(), worker.chosen.end(), list);
   std::fill(list + worker.chosen.size(), list + stride, no_row);
@@ -152,6 +199,17 @@ LinkUpdates Linker::insert(const Graph& graph, std::span<const uint32_t> batch, 
       if (worker.rows.size() <= stride) {
         std::copy(worker.rows.begin(), worker.rows.end(), list);
         continue;
+      }
+      const size_t n_new = starts[i + 1] - starts[i];
+      if (is_settled && links.size() == stride && n_new <= most_taken_in) {
+        std::copy(links.begin(), links.end(), list);
+        bool is_taken = true;
+        for (size_t j = starts[i]; is_taken && j < starts[i + 1]; ++j) {
+          is_taken = take_in(graph, row, static_cast<uint32_t>(back[j]), worker, list);
+        }
+        if (is_taken) continue;
+        worker.rows.assign(links.begin(), links.end());
+        for (size_t j = starts[i]; j < starts[i + 1]; ++j) worker.rows.push_back(static_cast<uint32_t>(back[j]));
       }
       rank(graph, row, worker);
       choose(graph, worker, options_.degree, is_settled);

@@ -58,10 +58,12 @@ class Linker {
     std::vector<int16_t> wide;
     std::vector<uint32_t> chosen;
     std::vector<uint32_t> refused;
+    std::vector<Candidate> fill;
   };
 
   void rank(const Graph& graph, uint32_t row, Worker& worker);
   void choose(const Graph& graph, Worker& worker, size_t most, bool fill);
+  bool take_in(const Graph& graph, uint32_t row, uint32_t link, Worker& worker, uint32_t* list);
   static void write(const Worker& worker, size_t stride, uint32_t* list);
 
   LinkOptions options_;

@@ -19,9 +19,11 @@ from matching.columns import Columns, compared_value, restrict_tokens
 from matching.datapoint import Datapoint, Filter, NumericRestrict, NumericType
 from matching.errors import NotFound
 from matching.live.growing import Growing
+from matching.live.write import pack_datapoint, unpack_datapoint
 
 Bitmap = NDArray[np.uint64]
 WORD = 64
+_BITS = tuple(np.uint64(1 << at) for at in range(WORD))
 
 
 class _Postings:
@@ -56,18 +58,24 @@ class _Numbers:
 
 
 class Records:
-    """What was written since the base was sealed. One thread appends; views are for any."""
+    """What was written since the base was sealed. One thread appends; views are for any.
+
+    A record is numbers in arrays and a few strings, nothing that the garbage collector has to visit: its pauses would grow with
+    what was written, and every search waits for them.
+    """
 
     def __init__(self, base: Columns) -> None:
         self.base = base
         self.first_row = n_words(len(base)) * WORD  # of those added
         self.types = dict(base.numeric_types())
-        self._datapoints: list[Datapoint | None] = []  # None: gone
+        self._packed: list[bytes | None] = []  # datapoints; None: gone
         self._rows: Growing[np.int64] = Growing(np.int64)  # of each record; -1: gone
+        self._before: Growing[np.int32] = Growing(np.int32)  # the record of the same id before it, or -1
         self._tags: Growing[np.int32] = Growing(np.int32)
         self._tag_codes: dict[str, int] = {}
-        self._of_id: dict[str, list[int]] = {}
-        self._of_row: dict[int, list[int]] = {}
+        self._tag_names: list[str | None] = []  # of each record
+        self._of_id: dict[str, int] = {}  # the newest record
+        self._of_row: dict[int, int] = {}
         self._added_ids: list[str] = []  # of rows from first_row on
         self._allow: dict[str, _Postings] = {}
         self._deny: dict[str, _Postings] = {}
@@ -78,72 +86,88 @@ class Records:
         self._live = _padded(cpp_ext.new_bitmap(len(base), fill=True), self.first_row)
 
     def __len__(self) -> int:
-        return len(self._datapoints)
+        return len(self._packed)
 
     def row(self, datapoint_id: str) -> int:
         """Return the row of an id as of now, or -1."""
-        chain = self._of_id.get(datapoint_id)
-        return self.base.find(datapoint_id) if chain is None else int(self._rows.view()[chain[-1]])
+        record = self._of_id.get(datapoint_id)
+        return self.base.find(datapoint_id) if record is None else int(self._rows[record])
 
     def datapoint(self, datapoint_id: str) -> Datapoint | None:
         """Return a datapoint as of now, None where it is not there."""
-        chain = self._of_id.get(datapoint_id)
-        if chain is not None:
-            return self._datapoints[chain[-1]]
+        record = self._of_id.get(datapoint_id)
+        if record is not None:
+            packed = self._packed[record]
+            return None if packed is None else unpack_datapoint(packed)
         row = self.base.find(datapoint_id)
         return None if row < 0 else self.base.datapoint(row)
 
-    def add(self, datapoint: Datapoint) -> int:
-        """Put a datapoint into a row of its own, which is returned; the row it had is live no more."""
+    def add(self, datapoint: Datapoint, packed: bytes | None = None) -> int:
+        """Put a datapoint into a row of its own, which is returned; the row it had is live no more.
+
+        Args:
+            packed: what `pack_datapoint` would return, where it is known.
+        """
         self._retire(self.row(datapoint.datapoint_id))
         row = self._n_rows
         self._n_rows += 1
         if self._n_rows > len(self._live) * WORD:
             self._live = _padded(self._live, max(2 * len(self._live), 1) * WORD)
-        cpp_ext.set_rows(self._live, np.asarray([row]))
+        _set(self._live, row)
         self._added_ids.append(datapoint.datapoint_id)
-        self._record(datapoint.datapoint_id, datapoint, row)
+        self._record_one(datapoint, row, pack_datapoint(datapoint) if packed is None else packed)
         return row
 
     def change(self, datapoint: Datapoint) -> None:
         """Give a datapoint that is there other columns."""
-        self._record(datapoint.datapoint_id, datapoint, self.row(datapoint.datapoint_id))
+        self._record_one(datapoint, self.row(datapoint.datapoint_id), pack_datapoint(datapoint))
 
     def remove(self, datapoint_id: str) -> None:
         """Forget a datapoint that is there."""
         self._retire(self.row(datapoint_id))
-        self._record(datapoint_id, None, -1)
+        self._record(datapoint_id, -1, None, None)
 
     def view(self) -> LiveColumns:
         """Return the columns as of now, for good."""
         live = self._live.copy()
         return LiveColumns(self, len(self), self._n_rows, live, self._current.copy(), self._overlaid.copy())
 
+    def last(self, record: int | None, n_records: int) -> int:
+        """Return the newest of the first so many records that has the id of a later one, or -1."""
+        record = -1 if record is None else record
+        while record >= n_records:
+            record = int(self._before[record])
+        return record
+
     def _retire(self, row: int) -> None:
         if row < 0:
             return
-        cpp_ext.clear_rows(self._live, np.asarray([row]))
+        _clear(self._live, row)
         if row < len(self.base):
-            cpp_ext.set_rows(self._overlaid, np.asarray([row]))
+            _set(self._overlaid, row)
 
-    def _record(self, datapoint_id: str, datapoint: Datapoint | None, row: int) -> None:
-        record = len(self._datapoints)
-        chain = self._of_id.setdefault(datapoint_id, [])
+    def _record_one(self, datapoint: Datapoint, row: int, packed: bytes) -> None:
+        record = len(self)
+        self._invert(record, datapoint)
+        if row < len(self.base):
+            _set(self._overlaid, row)
+        self._record(datapoint.datapoint_id, row, packed, datapoint.crowding_tag)
+        self._of_row[row] = record
+
+    def _record(self, datapoint_id: str, row: int, packed: bytes | None, tag: str | None) -> None:
+        record = len(self)
+        before = self._of_id.get(datapoint_id, -1)
         if record >= len(self._current) * WORD:
             self._current = _padded(self._current, max(2 * len(self._current), 1) * WORD)
-        if chain:
-            cpp_ext.clear_rows(self._current, np.asarray([chain[-1]]))
-        cpp_ext.set_rows(self._current, np.asarray([record]))
+        if before >= 0:
+            _clear(self._current, before)
+        _set(self._current, record)
         self._rows.append(row)
-        tag = None if datapoint is None else datapoint.crowding_tag
+        self._before.append(before)
         self._tags.append(-1 if tag is None else self._tag_code(tag))
-        if datapoint is not None:
-            self._invert(record, datapoint)
-            self._of_row.setdefault(row, []).append(record)
-            if row < len(self.base):
-                cpp_ext.set_rows(self._overlaid, np.asarray([row]))
-        self._datapoints.append(datapoint)
-        chain.append(record)
+        self._tag_names.append(tag)
+        self._packed.append(packed)
+        self._of_id[datapoint_id] = record  # who finds it finds the rest
 
     def _tag_code(self, tag: str) -> int:
         of_base = self.base.tag_codes
@@ -195,19 +219,20 @@ class LiveColumns:
         of_base = [row if row < len(self._base) else 0 for row in rows]
         tags: list[str | None] = self._base.crowding_tags(of_base) if len(self._base) else [None] * len(rows)
         for at, row in enumerate(rows):
-            datapoint = self._written(row)
-            if datapoint is not None:
-                tags[at] = datapoint.crowding_tag
+            record = self._written(row)
+            if record >= 0:
+                tags[at] = self._records._tag_names[record]
         return tags
 
     def find(self, datapoint_id: str) -> int:
         """Return the row of an id, or -1."""
-        record = self._last(self._records._of_id.get(datapoint_id))
-        return self._base.find(datapoint_id) if record < 0 else int(self._records._rows.view()[record])
+        record = self._records.last(self._records._of_id.get(datapoint_id), self._n_records)
+        return self._base.find(datapoint_id) if record < 0 else int(self._records._rows[record])
 
     def datapoint(self, row: int) -> Datapoint:
         """Return all that is known of a live row besides its vectors."""
-        return self._written(row) or self._base.datapoint(row)
+        packed = self._records._packed[record] if (record := self._written(row)) >= 0 else None
+        return self._base.datapoint(row) if packed is None else unpack_datapoint(packed)
 
     def matching(self, wanted: Filter) -> Bitmap:
         """Return the bitmap of the live rows that pass a filter.
@@ -274,16 +299,9 @@ class LiveColumns:
             ends += [float(values.min()), float(values.max())] if len(values) else []
         return (min(ends), max(ends)) if ends else None
 
-    def _last(self, chain: list[int] | None) -> int:
-        """Return the newest record of a chain that this snapshot has, or -1."""
-        for record in reversed(chain or ()):
-            if record < self._n_records:
-                return record
-        return -1
-
-    def _written(self, row: int) -> Datapoint | None:
-        record = self._last(self._records._of_row.get(row))
-        return None if record < 0 else self._records._datapoints[record]
+    def _written(self, row: int) -> int:
+        """Return the newest record of a live row, or -1 where it is as the base has it."""
+        return self._records.last(self._records._of_row.get(row), self._n_records)
 
     def _matching_records(self, wanted: Filter) -> Bitmap:
         n = self._n_records
@@ -330,6 +348,14 @@ def _padded(bitmap: Bitmap, n_rows: int) -> Bitmap:
     out = np.zeros(n_words(n_rows), np.uint64)
     out[: len(bitmap)] = bitmap
     return out
+
+
+def _set(bitmap: Bitmap, row: int) -> None:
+    bitmap[row >> 6] |= _BITS[row & 63]
+
+
+def _clear(bitmap: Bitmap, row: int) -> None:
+    bitmap[row >> 6] &= ~_BITS[row & 63]
 
 
 def _bits(bitmap: Bitmap, rows: NDArray[np.int32]) -> NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +25,10 @@ class Growing(Generic[T]):
 
     def __len__(self) -> int:
         return self._n
+
+    def __getitem__(self, at: int) -> T:
+        """Return one row."""
+        return cast(T, self._held[at])
 
     def append(self, value: Any) -> None:
         """Append one row."""

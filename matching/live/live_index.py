@@ -29,7 +29,16 @@ from matching.graph_index import GraphIndex
 from matching.live.columns import LiveColumns, Records
 from matching.live.growing import Growing
 from matching.live.log import Appended, Log, Reach
-from matching.live.write import Change, Delete, Types, Upsert, Write, pack_write, unpack_write
+from matching.live.write import (
+    Change,
+    Delete,
+    Types,
+    Upsert,
+    Write,
+    pack_write,
+    packed_datapoint,
+    unpack_write,
+)
 from matching.space import Shard, Space, SparseSide
 from matching.version import MAX_MAGNITUDE, MIN_NORM, IndexVersion
 
@@ -291,12 +300,12 @@ class LiveIndex:
     def _apply_some(self) -> None:
         """Apply up to a batch of what the log holds."""
         for record in itertools.islice(self._log.read(self._sequence + 1), _BATCH):
-            self._apply(unpack_write(record.payload))
+            self._apply(unpack_write(record.payload), record.payload)
             self._sequence = record.sequence
         for delta in self._deltas.values():
             delta.link(self._threads)
 
-    def _apply(self, write: Write | Types) -> None:
+    def _apply(self, write: Write | Types, payload: bytes) -> None:
         records = self._records
         if isinstance(write, Types):
             for namespace, kind in write.types.items():
@@ -309,9 +318,11 @@ class LiveIndex:
             if before is not None:  # it may have been deleted since the change was taken
                 records.change(fitting(changed(before, write), records.types))
         else:
-            row = records.add(fitting(write.datapoint, records.types)) - records.first_row
+            fit = fitting(write.datapoint, records.types)
+            packed = packed_datapoint(payload) if fit is write.datapoint else None
+            records.add(fit, packed)
             for name, delta in self._deltas.items():
-                delta.add(row, write.vectors.get(name), write.sparse.get(name))
+                delta.add(write.vectors.get(name), write.sparse.get(name))
 
     def _view(self) -> LiveVersion:
         columns = self._records.view()
@@ -385,13 +396,13 @@ class _Delta:
         first = next((shard.index for shard in space.shards if isinstance(shard.index, GraphIndex)), None)
         self._graph = None if first is None else first.emptied()
 
-    def add(self, row: int, vectors: NDArray[np.float32] | None, sparse: SparseRows | None) -> None:
-        """Give a row, counted from those added, its vectors."""
+    def add(self, vectors: NDArray[np.float32] | None, sparse: SparseRows | None) -> None:
+        """Give the next row its vectors."""
         if vectors is not None:
             self._vectors.extend(kept_vectors(vectors, self.space.metric))
         self._ends.append(len(self._vectors))
-        if sparse is not None and self._sparse is not None:
-            self._sparse.add(row, sparse)
+        if self._sparse is not None:
+            self._sparse.add(sparse)
 
     def link(self, threads: int) -> None:
         """Link what was added since the last time."""
@@ -440,7 +451,7 @@ class _Delta:
 
 
 class _SparseDelta:
-    """Sparse vectors of added rows, by dimension."""
+    """Sparse vectors of added rows: by dimension, and by row from offsets[r] to offsets[r + 1]."""
 
     def __init__(self, base: SparseSide, n_base_rows: int, first_row: int) -> None:
         self.base = base
@@ -448,13 +459,27 @@ class _SparseDelta:
         self.first_row = first_row
         self.rows: dict[int, Growing[np.int64]] = {}
         self.weights: dict[int, Growing[np.float32]] = {}
-        self.vectors: dict[int, SparseRows] = {}
+        self.offsets: Growing[np.int64] = Growing(np.int64)
+        self.offsets.append(0)
+        self.dimensions: Growing[np.int64] = Growing(np.int64)
+        self.values: Growing[np.float32] = Growing(np.float32)
 
-    def add(self, row: int, sparse: SparseRows) -> None:
-        self.vectors[row] = sparse
-        for dimension, weight in zip(sparse.dimensions.tolist(), sparse.values.tolist(), strict=True):
-            self.weights.setdefault(dimension, Growing(np.float32)).append(weight)
-            self.rows.setdefault(dimension, Growing(np.int64)).append(row)
+    def add(self, sparse: SparseRows | None) -> None:
+        """Give the next row its sparse vector, None for none."""
+        row = len(self.offsets) - 1
+        if sparse is not None:
+            for dimension, weight in zip(sparse.dimensions.tolist(), sparse.values.tolist(), strict=True):
+                self.weights.setdefault(dimension, Growing(np.float32)).append(weight)
+                self.rows.setdefault(dimension, Growing(np.int64)).append(row)
+            self.dimensions.extend(sparse.dimensions)
+            self.values.extend(sparse.values)
+        self.offsets.append(len(self.values))
+
+    def row(self, row: int) -> SparseRows:
+        """Return the sparse vector of a row, empty for none."""
+        part = slice(int(self.offsets[row]), int(self.offsets[row + 1]))
+        own = np.array([0, part.stop - part.start], np.int64)
+        return SparseRows(own, self.dimensions.view()[part], self.values.view()[part])
 
     def view(self, n_added: int) -> SparseSide:
         return _SparseView(self, n_added)
@@ -492,7 +517,7 @@ class _SparseView:
         own = iter(held)
         nothing = SparseRows(np.zeros(2, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
         found = [
-            delta.vectors.get(row - delta.first_row, nothing) if added else next(own)
+            delta.row(row - delta.first_row) if added else next(own)
             for row, added in zip(rows.tolist(), is_added.tolist())
         ]
         return SparseRows(

@@ -129,15 +129,38 @@ def unpack_write(payload: bytes) -> Write | Types:
     return write
 
 
+def pack_datapoint(datapoint: Datapoint) -> bytes:
+    """Return a datapoint in bytes, as the payload of an upsert has it.
+
+    Raises:
+        InvalidInput: as `pack_write`.
+    """
+    return _text(_told(datapoint, _FIELDS))
+
+
+def unpack_datapoint(packed: bytes) -> Datapoint:
+    """Return the datapoint that `pack_datapoint` packed, or `packed_datapoint` took from a payload."""
+    return _datapoint(json.loads(packed))
+
+
+def packed_datapoint(payload: bytes) -> bytes:
+    """Return the datapoint of the payload of an upsert as it stands there."""
+    return payload[_HEAD.size : _HEAD.size + _HEAD.unpack_from(payload)[2]]
+
+
 def _packed(kind: bytes, told: Mapping[str, object], arrays: Sequence[NDArray[Any]]) -> bytes:
+    text = _text(told)
+    raw = [array.astype(array.dtype.newbyteorder("<"), order="C", copy=False).tobytes() for array in arrays]
+    return b"".join((_HEAD.pack(VERSION, kind, len(text)), text, *raw))
+
+
+def _text(told: Mapping[str, object]) -> bytes:
     try:
-        text = json.dumps(told, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return json.dumps(told, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError) as error:
         raise InvalidInput(
             f"[pack] a datapoint cannot be kept: {error}; expected Unicode text and finite numbers"
         ) from error
-    raw = [array.astype(array.dtype.newbyteorder("<"), order="C", copy=False).tobytes() for array in arrays]
-    return b"".join((_HEAD.pack(VERSION, kind, len(text)), text, *raw))
 
 
 def _unpacked(kind: bytes, told: dict[str, Any], payload: bytes, at: int) -> Write | Types:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -151,6 +152,29 @@ def test_searches_see_one_state_while_writes_arrive(live: LiveIndex) -> None:
         reader.join()
     assert wrong == []
     assert live.wait(800, deadline=time.monotonic() + 30).n_datapoints == N
+
+
+def test_what_is_written_leaves_the_garbage_collector_nothing_to_visit(
+    make_version: MakeVersion, tmp_path: Path
+) -> None:
+    points, vectors = shop(400)
+    side = SparseRows(np.array([0, 1]), np.array([3]), np.ones(1, np.float32))
+    base = make_version(points[:1], vectors[:1], plan="flat", sparse=side, alpha=0.5)
+    with WriteLog.open(tmp_path / "log") as log:
+        live = LiveIndex(base, log)
+
+        def tracked(first: int, last: int) -> int:
+            for at in range(first, last):
+                point = replace(points[at], metadata={"sizes": [38, {"cm": 1}]})
+                live.write([Upsert(point, {"vectors": vectors[at : at + 1]}, {"vectors": side})])
+            written(live, Change(replace(points[0], crowding_tag="new"), frozenset({"crowding_tag"})))
+            gc.collect()
+            return len(gc.get_objects())
+
+        before = tracked(0, 100)
+        after = tracked(100, 400)
+        live.close()
+    assert after - before < 100
 
 
 def test_a_restart_finds_what_was_acknowledged(base: IndexVersion, tmp_path: Path) -> None:

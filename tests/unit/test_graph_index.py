@@ -354,6 +354,34 @@ def test_rows_added_one_by_one_do_not_thin_out_the_graph(metric: Metric) -> None
     assert after >= before - 0.04
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_rows_added_in_tens_are_linked_as_well_as_those_built_at_once(metric: Metric) -> None:
+    shop = make_shop(4000, 32)
+    grown = GraphIndex.build(shop.vectors[:1000], metric=metric, threads=2, costs=WALKS)
+    for start in range(1000, 4000, 10):  # full lists take in one link at a time
+        grown.add(shop.vectors[start : start + 10])
+    fresh = GraphIndex.build(shop.vectors, metric=metric, threads=2, costs=WALKS)
+    assert grown.n_unreachable <= 4  # of 4,000: nobody connects rows that were added
+    for effort in (15, 40):
+        ours, traced = measured(grown, shop.queries, effort=effort)
+        theirs, _ = measured(fresh, shop.queries, effort=effort)
+        assert set(traced.plans) == {"graph"}
+        assert ours >= theirs - 0.03
+
+
+@pytest.mark.parametrize("dim", [32, 500])
+def test_links_that_stay_are_described_as_if_they_were_new(dim: int) -> None:
+    shop = make_shop(1200, dim)
+    index = GraphIndex.build(shop.vectors[:600], layout="fast")
+    for start in range(600, 1200, 10):
+        index.add(shop.vectors[start : start + 10])
+    anew, _ = index.compact()
+    ours, theirs = index.native.arrays(), anew.native.arrays()
+    same = (ours["neighbors"] == theirs["neighbors"]).all(axis=1)
+    assert same.mean() > 0.9  # compacting may give some rows a link that makes others reachable
+    np.testing.assert_array_equal(ours["blocks"][same], theirs["blocks"][same])
+
+
 def test_duplicates_and_zeros_do_not_stop_a_walk() -> None:
     rng = np.random.default_rng(3)
     vectors = rng.standard_normal((10_000, 20)).astype(np.float32)
