@@ -191,15 +191,16 @@ class Model:
             parts = (factors[asked.items] * asked.weights[:, None]) @ factors[items].T
             return cast("NDArray[np.int64]", asked.items[np.argmax(parts, axis=0)])
         offsets, listed, weights = (self._arrays[name] for name in ("offsets", "items", "weights"))
-        most = np.zeros(len(items), np.float32)
-        for item, worth in zip(asked.items.tolist(), asked.weights.tolist(), strict=True):
-            first, last = int(offsets[item]), int(offsets[item + 1])
-            if first == last:
-                continue
-            places = np.minimum(np.searchsorted(listed[first:last], items), last - first - 1)
-            parts = np.where(listed[first:last][places] == items, weights[first:last][places] * np.float32(worth), 0)
-            better = parts > most
-            found[better], most[better] = item, parts[better]
+        firsts, lasts = offsets[asked.items], offsets[asked.items + 1]
+        ends = zip(firsts.tolist(), lasts.tolist(), strict=True)
+        places = np.stack([first + np.searchsorted(listed[first:last], items) for first, last in ends])
+        is_there = places < lasts[:, None]
+        places[~is_there] = 0
+        is_there &= listed[places] == items
+        parts = np.where(is_there, weights[places] * asked.weights[:, None], 0)
+        best = np.argmax(parts, axis=0)
+        told = parts[best, np.arange(len(items))] > 0
+        found[told] = asked.items[best[told]]
         return found
 
     def _scores(self, asked: Asked) -> NDArray[np.float32]:

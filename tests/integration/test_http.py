@@ -27,7 +27,7 @@ from matching.version import IndexVersion
 from serving.http import PAGE
 from serving.server import serve
 from serving.settings import ServingSettings
-from serving.wire import endpoint_json, schema
+from serving.wire import endpoint_json, recommend_json, schema
 
 if TYPE_CHECKING:
     from tests.services import Service, Shop
@@ -453,6 +453,7 @@ def test_every_example_of_the_document_works(vector_service: Service) -> None:
     answers = {
         "/v1/findNeighbors": schema.FindNeighborsResponse,
         "/v1/readIndexDatapoints": schema.ReadIndexDatapointsResponse,
+        "/v1/recommend": recommend_json.RecommendResponse,
         "/v1/items": schema.BrowseResponse,
         "/v1/items/{datapoint_id}/similar": schema.SearchResponse,
         "/v1/facets": schema.FacetsResponse,
