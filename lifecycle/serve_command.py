@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lifecycle.settings import load_settings, with_log, with_sources
+from lifecycle.settings import load_settings, with_events, with_log, with_sources
 from lifecycle.version_commands import JsonOption, StoreOption
 from matching.errors import InvalidInput
 from matching.store import Store
@@ -47,6 +47,13 @@ def serve(
             "In place of recommend.sources.",
         ),
     ] = None,
+    events: Annotated[
+        str | None,
+        typer.Option(
+            "--events",
+            help="SQLite file of the log of events, or postgresql://user@host/database; without one no events are taken.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Write no line for each request.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -65,6 +72,7 @@ def serve(
         first,
         also=others,
         settings=serving,
+        events=settings.events if events is None else with_events(settings.events, events),
         auth=settings.auth,
         tls=settings.tls,
         tracing=settings.tracing,

@@ -15,7 +15,14 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from embeddings.settings import EncodeSettings
 from index_builder.settings import BuildSettings
 from matching.errors import InvalidInput
-from serving.settings import AuthSettings, RecommendSettings, ServingSettings, TlsSettings, TracingSettings
+from serving.settings import (
+    AuthSettings,
+    EventSettings,
+    RecommendSettings,
+    ServingSettings,
+    TlsSettings,
+    TracingSettings,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,6 +47,7 @@ class Settings(BaseSettings):
     encode: EncodeSettings = Field(default_factory=EncodeSettings)
     serving: ServingSettings = Field(default_factory=ServingSettings)
     recommend: RecommendSettings = Field(default_factory=RecommendSettings)
+    events: EventSettings = Field(default_factory=EventSettings)
     auth: AuthSettings = Field(default_factory=AuthSettings)
     tls: TlsSettings = Field(default_factory=TlsSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)
@@ -112,6 +120,18 @@ def with_sources(settings: RecommendSettings, given: Sequence[str]) -> Recommend
         raise InvalidInput(
             f"[settings] --source {' '.join(given)}; expected NAME or NAME=WEIGHT with a weight of 0 or more; correct it"
         ) from None
+
+
+def with_events(settings: EventSettings, log: str) -> EventSettings:
+    """Return settings with another log of events.
+
+    Raises:
+        InvalidInput: it is an address that no log can have.
+    """
+    try:
+        return EventSettings(**{**settings.model_dump(), "log": log})
+    except ValidationError as error:
+        raise InvalidInput(f"[settings] --events is wrong: {error.errors()[0]['msg']}") from None
 
 
 def known_settings() -> dict[str, str]:

@@ -3,6 +3,13 @@
 What serves needs the extra `serve`; the settings do not, so that a machine that only builds can read them.
 """
 
-from serving.settings import AuthSettings, RecommendSettings, ServingSettings, TlsSettings, TracingSettings
+from serving.settings import (
+    AuthSettings,
+    EventSettings,
+    RecommendSettings,
+    ServingSettings,
+    TlsSettings,
+    TracingSettings,
+)
 
-__all__ = ["AuthSettings", "RecommendSettings", "ServingSettings", "TlsSettings", "TracingSettings"]
+__all__ = ["AuthSettings", "EventSettings", "RecommendSettings", "ServingSettings", "TlsSettings", "TracingSettings"]

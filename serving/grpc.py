@@ -31,6 +31,10 @@ from serving.endpoint_rpcs import ACCESS as ENDPOINT_ACCESS
 from serving.endpoint_rpcs import SERVICE as ENDPOINT_SERVICE
 from serving.endpoint_rpcs import EndpointRpcs
 from serving.error_codes import code_of, public_message, refusal_reason
+from serving.event_intake import EventIntake
+from serving.event_rpcs import ACCESS as EVENT_ACCESS
+from serving.event_rpcs import SERVICE as EVENT_SERVICE
+from serving.event_rpcs import EventRpcs
 from serving.grpc_admission import Admitted, AdmittingHandler, grpc_options
 from serving.metrics import Metrics
 from serving.query import Detail, Route
@@ -60,6 +64,7 @@ _SERVICES: Final = (
     "likewise.v1.SearchService",
     ENDPOINT_SERVICE,
     RECOMMEND_SERVICE,
+    EVENT_SERVICE,
 )
 ACCESS: Final[dict[str, Access]] = {  # what each method needs; one that is not here keeps the service from starting
     "/likewise.v1.MatchService/FindNeighbors": "read",
@@ -70,6 +75,7 @@ ACCESS: Final[dict[str, Access]] = {  # what each method needs; one that is not 
     "/likewise.v1.SearchService/GetVersion": "read",
     **RECOMMEND_ACCESS,
     **ENDPOINT_ACCESS,
+    **EVENT_ACCESS,
     **VERTEX_ACCESS,
     "/grpc.health.v1.Health/Check": "open",
     "/grpc.health.v1.Health/List": "open",
@@ -91,6 +97,7 @@ class GrpcApi:
         metrics: Metrics,
         settings: ServingSettings,
         admission: Admission | None = None,
+        events: EventIntake | None = None,
     ) -> None:
         self._recommender = recommender
         self._metrics = metrics
@@ -119,7 +126,9 @@ class GrpcApi:
         }
         endpoints = EndpointRpcs(recommender).methods()
         recommend = RecommendRpcs(recommendations).methods()
-        own = dict(zip(_SERVICES, (match, index, search, endpoints, recommend), strict=True))
+        own = dict(
+            zip(_SERVICES, (match, index, search, endpoints, recommend, EventRpcs(events).methods()), strict=True)
+        )
         self._resources = VertexResources(recommender, domain_name=settings.vertex_domain_name)
         self._services = own | VertexRpcs(recommender, self._resources, match=match, index=index).services()
         for name, methods in self._services.items():

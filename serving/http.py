@@ -20,6 +20,9 @@ from matching.errors import InvalidQuery, LikewiseError
 from serving.auth import Access, Gate
 from serving.endpoint_routes import ACCESS as ENDPOINT_ACCESS
 from serving.endpoint_routes import LIST, ONE, PROMOTE, ROLLBACK, TRAFFIC, EndpointRoutes
+from serving.event_intake import EventIntake
+from serving.event_routes import ACCESS as EVENT_ACCESS
+from serving.event_routes import EVENTS, EventRoutes
 from serving.health import Health
 from serving.intake import DEADLINE, RECORD, AccessOf, Intake, error_response, http_error_body
 from serving.metrics import CONTENT_TYPE, Metrics
@@ -34,7 +37,7 @@ from serving.settings import ServingSettings
 from serving.vertex_routes import ACCESS as VERTEX_ACCESS
 from serving.vertex_routes import VertexRoutes
 from serving.wire import endpoint_json as shapes
-from serving.wire import recommend_json, schema
+from serving.wire import event_json, recommend_json, schema
 from serving.wire import vertex_json as wire
 
 FIND_NEIGHBORS: Final = "/v1/findNeighbors"
@@ -70,6 +73,7 @@ ACCESS: Final[dict[str, Access]] = {  # what each route needs; a route that is n
     "GET /v1/facets": "read",
     "GET /v1/versions/current": "read",
     **RECOMMEND_ACCESS,
+    **EVENT_ACCESS,
     **ENDPOINT_ACCESS,
     **VERTEX_ACCESS,
 }
@@ -95,9 +99,11 @@ class HttpApi:
         gate: Gate,
         settings: ServingSettings,
         example_vector_dim: int,
+        events: EventIntake | None = None,
     ) -> None:
         self._recommender = recommender
         self._recommendations = recommendations
+        self._events = EventRoutes(events, settings=settings)
         self._gate = gate
         self._health = health
         self._metrics = metrics
@@ -176,6 +182,8 @@ class HttpApi:
         recommend = RecommendRoutes(self._recommendations, max_depth=self._settings.max_json_depth)
         _add(api, "POST", RECOMMEND, recommend.recommend, "What to show on a page of a shop",
              recommend_json.RecommendResponse, body=recommend_json.RecommendRequest, example=examples["recommend"])  # fmt: skip
+        _add(api, "POST", EVENTS, self._events.write, "Tell what people did", event_json.WriteEventsResponse,
+             body=event_json.WriteEventsRequest, example=event_json.example(examples["id"]))  # fmt: skip
         endpoints = EndpointRoutes(self._recommender, settings=self._settings)
         named = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"},
                  "example": self._recommender.deployment().name}  # fmt: skip

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from matching.live import LiveIndex
 from matching.version import IndexVersion, SearchResult
 from serving.admission import Admission
+from serving.event_intake import KNOWN_TYPES
 from serving.freshness import Freshness
 from serving.lag import Lag
 from serving.live_recall import LiveRecall
@@ -179,6 +180,11 @@ class Metrics:
         self._switches = Counter(
             "likewise_version_switches", "Times what is served was exchanged", ["served"], registry=registry
         )
+        self._events = Counter(
+            "likewise_events", "Events told, by what became of them", ["event_type", "outcome"], registry=registry
+        )
+        self._odd_events = Counter("likewise_odd_events", "Events that are odd, by why", ["reason"], registry=registry)
+        self._of_event = functools.cache(self._events.labels)
         self._refusals = Counter(
             "likewise_version_refusals", "Versions that were asked for and not served", ["served"], registry=registry
         )
@@ -307,6 +313,14 @@ class Metrics:
             self._serving.labels(endpoint, variant, version_id).set(1)
         self._switches.labels(endpoint).inc(before is not None)
         self._served[endpoint] = dict(versions)
+
+    def took_event(self, event_type: str, outcome: str) -> None:
+        """Count an event: accepted, duplicate, or why it was rejected."""
+        self._of_event(event_type if event_type in KNOWN_TYPES else "other", outcome).inc()
+
+    def odd_event(self, reason: str) -> None:
+        """Count an event that is odd: `unknown_item`, `ahead`."""
+        self._odd_events.labels(reason).inc()
 
     def refused_version(self, endpoint: str) -> None:
         """Count a version that was asked for and is not served."""

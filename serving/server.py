@@ -21,6 +21,7 @@ from serving.admission import Admission
 from serving.auth import Gate
 from serving.compaction import Compaction
 from serving.deployment import Deployment
+from serving.event_log import opened_intake
 from serving.health import Health
 from serving.listener import check_exposure, grpc_tls, http_tls
 from serving.metrics import Metrics
@@ -29,7 +30,14 @@ from serving.recommendations import Recommendations
 from serving.recommender import Recommender
 from serving.request_log import audit_to, log_to_stderr
 from serving.served_models import ServedModels
-from serving.settings import AuthSettings, RecommendSettings, ServingSettings, TlsSettings, TracingSettings
+from serving.settings import (
+    AuthSettings,
+    EventSettings,
+    RecommendSettings,
+    ServingSettings,
+    TlsSettings,
+    TracingSettings,
+)
 from serving.slate import CONTENT
 from serving.tracing import traced
 from serving.user_state import UserState
@@ -37,6 +45,7 @@ from serving.user_state import UserState
 if TYPE_CHECKING:
     import ssl
 
+    from serving.event_intake import EventIntake
     from serving.grpc import GrpcApi
 
 _log = logging.getLogger(__name__)
@@ -52,6 +61,7 @@ def serve(
     *,
     also: Sequence[str] = (),
     settings: ServingSettings,
+    events: EventSettings | None = None,
     auth: AuthSettings | None = None,
     tls: TlsSettings | None = None,
     tracing: TracingSettings | None = None,
@@ -72,6 +82,7 @@ def serve(
         name: an endpoint, an alias or a version id; where an alias moves, or the endpoint changes, the service follows.
         also: more of them, each with a write log of its own; a request that names none is answered by `name`.
         settings: limits and times.
+        events: where events are kept, and which; none are taken when None.
         auth: who may ask, everybody when None.
         tls: how connections are encrypted, not at all when None.
         tracing: where traces of requests are sent, nowhere when None.
@@ -108,6 +119,7 @@ def serve(
                 (name, *also),
                 _Door(host, listener, grpc_port, gate, context, tls, as_json),
                 settings=settings,
+                events=events or EventSettings(),
                 auth=auth or AuthSettings(),
                 recommend=recommend or RecommendSettings(),
                 model_dir=model_dir,
@@ -134,6 +146,7 @@ async def _serve(
     door: _Door,
     *,
     settings: ServingSettings,
+    events: EventSettings,
     auth: AuthSettings,
     recommend: RecommendSettings,
     model_dir: Path | None,
@@ -165,15 +178,29 @@ async def _serve(
             admission = Admission(settings, max_per_caller=auth.max_in_flight)
             observation = Observation(metrics, recommender, admission, settings=settings, store=store.path)
             looking.callback(observation.close)  # after the live indexes that it may wait for
-            recommendations = Recommendations(recommender, models, state, settings=recommend, limits=settings)
+            intake = held.enter_context(opened_intake(events, recommender, metrics))
+            if intake is not None:
+                await asyncio.get_running_loop().run_in_executor(None, state.rebuild, intake.log.read())
+                intake.listen(state.take)
+            recommendations = Recommendations(
+                recommender,
+                models,
+                state,
+                settings=recommend,
+                limits=settings,
+                user_key=str if intake is None else intake.user_key,
+            )
             held.push_async_callback(recommendations.close)
             recommendations.follow()
-            await _answer(recommender, recommendations, door, metrics=metrics, admission=admission, settings=settings)
+            await _answer(
+                recommender, recommendations, intake, door, metrics=metrics, admission=admission, settings=settings
+            )
 
 
 async def _answer(
     recommender: Recommender,
     recommendations: Recommendations,
+    intake: EventIntake | None,
     door: _Door,
     *,
     metrics: Metrics,
@@ -196,6 +223,7 @@ async def _answer(
     http = HttpApi(
         recommender,
         recommendations=recommendations,
+        events=intake,
         health=health,
         metrics=metrics,
         gate=door.gate,
@@ -205,6 +233,7 @@ async def _answer(
     grpc_api = GrpcApi(
         recommender,
         recommendations=recommendations,
+        events=intake,
         gate=door.gate,
         metrics=metrics,
         settings=settings,

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from matching.errors import InvalidInput
+
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256"]
 
 
@@ -96,6 +98,66 @@ class RecommendSettings(BaseModel):
         if any(not 0 <= weight < float("inf") for table in tables for weight in table.values() if value):
             raise ValueError("expected weights of 0 or more")
         return value
+
+
+class EventSettings(BaseModel):
+    """The `events` section of the settings: without a log a service takes no events."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    log: Path | str | None = Field(
+        default=None,
+        description="SQLite file of the log of events, or `postgresql://user@host/database` that replicas share; a service "
+        "without one takes no events",
+    )
+    user_key_file: Path | None = Field(
+        default=None,
+        description="secret of the keyed hashes that stand for users, made where it is missing; beside a SQLite log, as "
+        "`LOG.key`, where not set",
+    )
+    max_batch: int = Field(default=1000, ge=1, description="events in one request")
+    max_items: int = Field(default=200, ge=1, description="items of one event")
+    max_age_s: float = Field(
+        default=604_800.0, gt=0, description="events that happened longer ago are rejected as late"
+    )
+    max_ahead_s: float = Field(
+        default=300.0, ge=0, description="clocks that are ahead by at most this are taken for now; others are rejected"
+    )
+    max_per_minute: int = Field(
+        default=600, ge=1, description="events of one user, or session of nobody known, in a minute; more are rejected"
+    )
+    unknown_items: Literal["keep", "reject"] = Field(
+        default="keep", description="what becomes of events whose items are not served; they are counted either way"
+    )
+
+    @field_validator("log", mode="before")
+    @classmethod
+    def _file_or_address(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if "://" not in value:
+            return Path(value)
+        scheme, _, rest = value.partition("://")
+        if scheme != "postgresql" or not rest or ":" in rest.partition("@")[0] * ("@" in rest):
+            raise ValueError(
+                "expected a file, or postgresql://user@host/database without a password, which PGPASSWORD or ~/.pgpass holds"
+            )
+        return value
+
+    @property
+    def user_keys(self) -> Path:
+        """The file of the secret.
+
+        Raises:
+            InvalidInput: it is not said, and there is no place for it.
+        """
+        if self.user_key_file is not None:
+            return self.user_key_file
+        if isinstance(self.log, Path):
+            return self.log.with_name(f"{self.log.name}.key")
+        raise InvalidInput(
+            "[events] events.user_key_file is not set; expected a file that all replicas have; name one, it is made"
+        )
 
 
 class ServingSettings(BaseModel):

@@ -27,10 +27,11 @@ _SERVE = """
 import json, sys
 from pathlib import Path
 from matching.store import Store
-from serving import AuthSettings, RecommendSettings, ServingSettings, TlsSettings, TracingSettings
+from serving import AuthSettings, EventSettings, RecommendSettings, ServingSettings, TlsSettings, TracingSettings
 from serving.server import serve
 asked = json.loads(sys.argv[1])
 serve(Store(Path(asked["store"])), asked["name"], settings=ServingSettings(**asked["settings"]),
+      events=EventSettings(**asked["events"]),
       auth=AuthSettings(**asked["auth"]), tls=TlsSettings(**asked["tls"]), tracing=TracingSettings(**asked["tracing"]),
       recommend=RecommendSettings(**asked["recommend"]), also=asked["also"],
       host=asked["host"], http_port=0, grpc_port=asked["grpc_port"], as_json=True)
@@ -106,6 +107,7 @@ def running_service(
     shop: Shop,
     log: Path,
     *,
+    events: dict[str, Any] | None = None,
     auth: dict[str, Any] | None = None,
     tls: dict[str, Any] | None = None,
     tracing: dict[str, Any] | None = None,
@@ -119,6 +121,7 @@ def running_service(
     """Serve a shop in a process of its own until the block ends."""
     sections = {"settings": settings, "auth": auth or {}, "tls": tls or {}, "tracing": tracing or {}}
     sections["recommend"] = recommend or {}
+    sections["events"] = events or {}
     listening = {"host": host, "grpc_port": grpc_port}
     asked = json.dumps({"store": str(shop.store), "name": shop.name, "also": also, **listening, **sections})
     with log.open("w") as stderr:

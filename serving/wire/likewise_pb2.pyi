@@ -493,3 +493,69 @@ class RecommendResponse(_message.Message):
     degraded: bool
     n_matching: int
     def __init__(self, items: _Optional[_Iterable[_Union[RecommendResponse.Item, _Mapping]]] = ..., recommendation_id: _Optional[str] = ..., index_version: _Optional[str] = ..., models: _Optional[_Mapping[str, str]] = ..., variant: _Optional[str] = ..., degraded: _Optional[bool] = ..., n_matching: _Optional[int] = ...) -> None: ...
+
+class Event(_message.Message):
+    __slots__ = ("event_id", "event_type", "user_id", "session_id", "items", "at_ms", "query", "recommendation_id")
+    class Item(_message.Message):
+        __slots__ = ("item_id", "quantity", "value", "position", "propensity")
+        ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+        QUANTITY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        POSITION_FIELD_NUMBER: _ClassVar[int]
+        PROPENSITY_FIELD_NUMBER: _ClassVar[int]
+        item_id: str
+        quantity: float
+        value: float
+        position: int
+        propensity: float
+        def __init__(self, item_id: _Optional[str] = ..., quantity: _Optional[float] = ..., value: _Optional[float] = ..., position: _Optional[int] = ..., propensity: _Optional[float] = ...) -> None: ...
+    EVENT_ID_FIELD_NUMBER: _ClassVar[int]
+    EVENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    RECOMMENDATION_ID_FIELD_NUMBER: _ClassVar[int]
+    event_id: str
+    event_type: str
+    user_id: str
+    session_id: str
+    items: _containers.RepeatedCompositeFieldContainer[Event.Item]
+    at_ms: int
+    query: str
+    recommendation_id: str
+    def __init__(self, event_id: _Optional[str] = ..., event_type: _Optional[str] = ..., user_id: _Optional[str] = ..., session_id: _Optional[str] = ..., items: _Optional[_Iterable[_Union[Event.Item, _Mapping]]] = ..., at_ms: _Optional[int] = ..., query: _Optional[str] = ..., recommendation_id: _Optional[str] = ...) -> None: ...
+
+class WriteEventsRequest(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[Event]
+    def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ...) -> None: ...
+
+class WriteEventsResponse(_message.Message):
+    __slots__ = ("results",)
+    class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATUS_UNSPECIFIED: _ClassVar[WriteEventsResponse.Status]
+        ACCEPTED: _ClassVar[WriteEventsResponse.Status]
+        DUPLICATE: _ClassVar[WriteEventsResponse.Status]
+        REJECTED: _ClassVar[WriteEventsResponse.Status]
+    STATUS_UNSPECIFIED: WriteEventsResponse.Status
+    ACCEPTED: WriteEventsResponse.Status
+    DUPLICATE: WriteEventsResponse.Status
+    REJECTED: WriteEventsResponse.Status
+    class Result(_message.Message):
+        __slots__ = ("event_id", "status", "reason", "message")
+        EVENT_ID_FIELD_NUMBER: _ClassVar[int]
+        STATUS_FIELD_NUMBER: _ClassVar[int]
+        REASON_FIELD_NUMBER: _ClassVar[int]
+        MESSAGE_FIELD_NUMBER: _ClassVar[int]
+        event_id: str
+        status: WriteEventsResponse.Status
+        reason: str
+        message: str
+        def __init__(self, event_id: _Optional[str] = ..., status: _Optional[_Union[WriteEventsResponse.Status, str]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[WriteEventsResponse.Result]
+    def __init__(self, results: _Optional[_Iterable[_Union[WriteEventsResponse.Result, _Mapping]]] = ...) -> None: ...

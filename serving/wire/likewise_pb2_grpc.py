@@ -702,3 +702,79 @@ class RecommendationService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class EventServiceStub:
+    """What people do in the shop.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.WriteEvents = channel.unary_unary(
+                '/likewise.v1.EventService/WriteEvents',
+                request_serializer=serving_dot_wire_dot_likewise__pb2.WriteEventsRequest.SerializeToString,
+                response_deserializer=serving_dot_wire_dot_likewise__pb2.WriteEventsResponse.FromString,
+                _registered_method=True)
+
+
+class EventServiceServicer:
+    """What people do in the shop.
+    """
+
+    def WriteEvents(self, request, context):
+        """Keeps events, each once by its id; those accepted are on disk when it answers. One that is rejected leaves the others alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_EventServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'WriteEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.WriteEvents,
+                    request_deserializer=serving_dot_wire_dot_likewise__pb2.WriteEventsRequest.FromString,
+                    response_serializer=serving_dot_wire_dot_likewise__pb2.WriteEventsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'likewise.v1.EventService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('likewise.v1.EventService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class EventService:
+    """What people do in the shop.
+    """
+
+    @staticmethod
+    def WriteEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likewise.v1.EventService/WriteEvents',
+            serving_dot_wire_dot_likewise__pb2.WriteEventsRequest.SerializeToString,
+            serving_dot_wire_dot_likewise__pb2.WriteEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

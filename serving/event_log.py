@@ -1,0 +1,64 @@
+"""The log of events of a service, as its settings name it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matching.errors import MissingExtra
+from matching.user_keys import UserKeys
+from serving.event_intake import EventIntake, EventObserver
+from serving.recommender import Recommender
+from serving.settings import EventSettings
+
+if TYPE_CHECKING:
+    from matching.event_log import SqlEventLog
+
+
+def open_event_log(where: Path | str) -> SqlEventLog:
+    """Open a log of events.
+
+    Raises:
+        InvalidInput: an address of something else.
+        Unavailable: the database cannot be reached.
+        CorruptArtifact: it is no log of events.
+        MissingExtra: what talks with databases is not installed.
+    """
+    try:
+        from matching.event_log import SqlEventLog
+    except ImportError as error:
+        raise MissingExtra(
+            f"[events] {error.name} is not installed here, which a log of events needs; pip install likewise[events]"
+        ) from error
+    return SqlEventLog.open(where)
+
+
+@contextlib.contextmanager
+def opened_intake(
+    settings: EventSettings, recommender: Recommender, observer: EventObserver
+) -> Iterator[EventIntake | None]:
+    """Open the log and the secret that the settings name; None where they name no log.
+
+    Raises:
+        InvalidInput: a setting is wrong, or the secret's file.
+        Unavailable: the database cannot be reached.
+        CorruptArtifact: it is no log of events.
+        MissingExtra: what talks with databases is not installed.
+    """
+    if settings.log is None:
+        yield None
+        return
+
+    def knows_item(item_id: str) -> bool:
+        versions = (deployment.control.version for deployment in recommender.deployments)
+        return any(version.columns.find(item_id) >= 0 for version in versions)
+
+    keys = UserKeys.of_file(settings.user_keys)
+    with open_event_log(settings.log) as log:
+        intake = EventIntake(log, keys, settings=settings, knows_item=knows_item, observer=observer)
+        try:
+            yield intake
+        finally:
+            intake.close()
