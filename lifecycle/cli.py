@@ -19,6 +19,7 @@ from lifecycle import (
     doctor_command,
     endpoint_commands,
     evaluate_command,
+    event_commands,
     key_commands,
     log_commands,
     search_command,
@@ -46,6 +47,7 @@ app.add_typer(version_commands.app, name="versions")
 app.add_typer(endpoint_commands.app, name="endpoints")
 app.add_typer(key_commands.app, name="keys")
 app.add_typer(log_commands.app, name="log")
+app.add_typer(event_commands.app, name="events")
 app.add_typer(audit_commands.app, name="audit")
 app.command("build")(build_command.build)
 app.command("search")(search_command.search)

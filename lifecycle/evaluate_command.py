@@ -10,11 +10,12 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from lifecycle.event_commands import interactions_from
 from lifecycle.terminal import ProgressBar, err, print_json, print_table
 from lifecycle.train_command import weights_of
 from lifecycle.version_commands import JsonOption
 from matching.errors import InvalidInput, MissingExtra
-from matching.interactions import DAY_MS, EVENT_WEIGHTS, Interactions, read_events, read_sequences
+from matching.interactions import DAY_MS, EVENT_WEIGHTS, Interactions, read_sequences
 
 
 class Mode(str, Enum):
@@ -26,7 +27,11 @@ class Mode(str, Enum):
 
 def evaluate(
     events: Annotated[
-        Path, typer.Argument(help="Parquet file of events, or with --mode leave-one-out a text file of sequences too.")
+        str,
+        typer.Argument(
+            help="Parquet file of events, a log of them (SQLite file or postgresql://user@host/database), or with --mode "
+            "leave-one-out a text file of sequences."
+        ),
     ],
     cut: Annotated[
         datetime | None, typer.Option("--cut", help="Date from which on is asked; the events before it are known.")
@@ -99,7 +104,7 @@ def evaluate(
             folds, {name: CHALLENGERS[name] for name in names}, leave_out_seen=not repeats, seed=seed, progress=show
         )
     if output is not None:
-        write_report(board, output, title=f"Scoreboard of {events.name}, {mode.value}")
+        write_report(board, output, title=f"Scoreboard of {Path(events).name}, {mode.value}")
         err.print(f"wrote {output}")
     if as_json:
         print_json({"mode": mode.value, "left_out": dict(interactions.left_out), **board.to_json()})
@@ -118,11 +123,12 @@ def evaluate(
     print_table(f"{n_users:,} users asked about in {len(board.folds)} folds, {mode.value}", columns, as_rows(board))
 
 
-def _read(path: Path, mode: Mode, weight: list[str] | None) -> Interactions:
+def _read(events: str, mode: Mode, weight: list[str] | None) -> Interactions:
+    path = Path(events)
     if path.suffix == ".txt":
         if mode is Mode.time:
             raise InvalidInput(
                 f"[evaluate] {path} holds sequences without times; evaluate them with --mode leave-one-out"
             )
         return read_sequences(path)
-    return read_events(path, weights=weights_of(weight) if weight else EVENT_WEIGHTS)
+    return interactions_from(events, weights_of(weight) if weight else EVENT_WEIGHTS)

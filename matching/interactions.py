@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -19,7 +20,7 @@ from matching.errors import InvalidInput
 EVENT_WEIGHTS: Final[Mapping[str, float]] = {"purchase": 1.0, "add_to_cart": 0.5, "wishlist": 0.3, "view": 0.1}
 DAY_MS: Final = 86_400_000
 _NEEDED: Final = ("user_id", "item_id", "event_type", "timestamp")
-_OPTIONAL: Final = ("event_id", "quantity", "price")
+_OPTIONAL: Final = ("event_id", "part", "quantity", "price")
 _BATCH_ROWS: Final = 1 << 16
 
 
@@ -132,15 +133,32 @@ def read_events(path: Path, *, weights: Mapping[str, float] = EVENT_WEIGHTS) -> 
         InvalidInput: it is no such file, or nothing is left of it.
     """
     check_weights(weights)
-    file = _open(path)
+    file = open_events(path)
     columns = [*_NEEDED, *(name for name in _OPTIONAL if name in file.schema_arrow.names)]
+    return gathered(_batches(file, columns), str(path), weights=weights)
+
+
+def gathered(
+    batches: Iterable[pa.RecordBatch], name: str, *, weights: Mapping[str, float] = EVENT_WEIGHTS
+) -> Interactions:
+    """Return batches of events as interactions.
+
+    Args:
+        batches: with the columns of `read_events`, the same in all; `part` tells the items of one event apart.
+        name: where they come from, for messages.
+        weights: of each type of event, above 0.
+
+    Raises:
+        InvalidInput: nothing is left of them, or a weight is wrong.
+    """
+    check_weights(weights)
     ids: dict[str, dict[str, int]] = {"user_id": {}, "item_id": {}}
-    parts = [_part(batch, ids, weights) for batch in _batches(file, columns)]
+    parts = [_part(batch, ids, weights) for batch in batches]
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
     n_read = sum(len(part["kept"]) for part in parts)
     if not parts or not whole["kept"].any():
         raise InvalidInput(
-            f"[read_events] {path} holds no event that counts, of {n_read}; expected one of {', '.join(sorted(weights))} "
+            f"[read_events] {name} holds no event that counts, of {n_read}; expected one of {', '.join(sorted(weights))} "
             f"with user_id, item_id and timestamp; give --weight TYPE=WEIGHT for the types that it has"
         )
     left_out = {
@@ -217,7 +235,12 @@ def check_weights(weights: Mapping[str, float]) -> None:
         )
 
 
-def _open(path: Path) -> pq.ParquetFile:
+def open_events(path: Path) -> pq.ParquetFile:
+    """Open a Parquet file of events and check that it has the columns.
+
+    Raises:
+        InvalidInput: it is no such file.
+    """
     try:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
@@ -266,8 +289,16 @@ def _part(
     part["at_ms"] = at.cast(pa.int64()).fill_null(0).to_numpy()
     part["value"] = _value(batch)
     if "event_id" in batch.schema.names:
-        part["event_id"] = batch.column("event_id").to_numpy(zero_copy_only=False)
+        part["event_id"] = _told_id(batch)
     return part
+
+
+def _told_id(batch: pa.RecordBatch) -> NDArray[np.generic]:
+    ids = batch.column("event_id")
+    if "part" in batch.schema.names:
+        parts = batch.column("part").cast(pa.string())
+        ids = pc.binary_join_element_wise(ids.cast(pa.string()), parts, pa.scalar("\x1f"))  # type: ignore[call-overload]
+    return np.asarray(ids.to_numpy(zero_copy_only=False))
 
 
 def _value(batch: pa.RecordBatch) -> NDArray[np.float32]:

@@ -92,6 +92,13 @@ def test_events_are_counted_and_no_user_is_told(service: Service, log_file: Path
         assert b"canary" not in file.read_bytes()
 
 
+def test_the_documented_example_is_accepted(service: Service) -> None:
+    operation = service.ask("GET", "/openapi.json")[2]["paths"]["/v1/events"]["post"]
+    example = operation["requestBody"]["content"]["application/json"]["example"]
+    answer = service.ask("POST", "/v1/events", example)[2]
+    assert told(answer) == [("accepted", "")] * len(example["events"])
+
+
 def test_a_service_without_a_log_takes_no_events(vector_service: Service) -> None:
     status, _, answer = vector_service.ask("POST", "/v1/events", {"events": [view("1")]})
     assert (status, answer["error"]["status"]) == (400, "INVALID_ARGUMENT")

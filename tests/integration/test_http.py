@@ -465,7 +465,7 @@ def test_every_example_of_the_document_works(vector_service: Service) -> None:
     }
     needs_a_version_before = {"/v1/endpoints/{name}:rollback"}
     needs_encoders = {"/v1/search", "/v1/search/image"}
-    needs_log = {"/v1/upsertDatapoints", "/v1/removeDatapoints"}
+    needs_log = {"/v1/upsertDatapoints", "/v1/removeDatapoints", "/v1/events"}
     assert set(api["paths"]) == set(answers) | needs_encoders | needs_log | needs_a_version_before
     for path, answer in answers.items():
         ((method, about),) = api["paths"][path].items()
