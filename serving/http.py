@@ -517,7 +517,7 @@ def _examples(recommender: Recommender, dim: int) -> dict[str, Any]:
             ]
         },
         "read": {"ids": [first]},
-        "recommend": {"session": "a-visit", "items": [first], "k": 5, "restricts": restricts},
+        "recommend": {"sessionId": "a-visit", "items": [first], "k": 5, "restricts": restricts},
         "upsert": {"datapoints": [{"datapointId": "new-item", "featureVector": unit, "restricts": restricts}]},
         "remove": {"datapointIds": ["new-item"]},
         "traffic": {"variants": [{"name": recommender.snapshot.variant, "weight": 1.0}], "why": "all to one"},

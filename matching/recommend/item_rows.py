@@ -53,7 +53,7 @@ class ItemRows:
     def allowed(self, rows: Bitmap, n_rows: int) -> Bitmap:
         """Return the bitmap of the items whose rows are in a bitmap of n_rows."""
         bits = np.unpackbits(rows.view(np.uint8), bitorder="little")
-        inside = (self.rows >= 0) & (self.rows < n_rows)
-        of_items = np.zeros(-(-len(self.rows) // 64) * 64, np.bool_)
-        of_items[: len(self.rows)] = bits[np.where(inside, self.rows, 0)].astype(np.bool_) & inside
+        inside = self.rows >= 0 if self.n_rows <= n_rows else (self.rows >= 0) & (self.rows < n_rows)
+        of_items = np.zeros(-(-len(self.rows) // 64) * 64, np.uint8)
+        np.multiply(bits.take(self.rows, mode="clip"), inside, out=of_items[: len(self.rows)])
         return np.packbits(of_items, bitorder="little").view(np.uint64)

@@ -431,9 +431,9 @@ class AliasMove(_message.Message):
     def __init__(self, at: _Optional[str] = ..., by: _Optional[str] = ..., old_version: _Optional[str] = ..., new_version: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
 
 class RecommendRequest(_message.Message):
-    __slots__ = ("user", "session", "items", "basket", "surface", "k", "restricts", "numeric_restricts", "exclude", "exclude_seen", "exclude_bought")
-    USER_FIELD_NUMBER: _ClassVar[int]
-    SESSION_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("user_id", "session_id", "items", "basket", "surface", "k", "restricts", "numeric_restricts", "exclude", "exclude_seen", "exclude_bought")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     BASKET_FIELD_NUMBER: _ClassVar[int]
     SURFACE_FIELD_NUMBER: _ClassVar[int]
@@ -443,8 +443,8 @@ class RecommendRequest(_message.Message):
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_SEEN_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_BOUGHT_FIELD_NUMBER: _ClassVar[int]
-    user: str
-    session: str
+    user_id: str
+    session_id: str
     items: _containers.RepeatedScalarFieldContainer[str]
     basket: _containers.RepeatedScalarFieldContainer[str]
     surface: str
@@ -454,7 +454,7 @@ class RecommendRequest(_message.Message):
     exclude: _containers.RepeatedScalarFieldContainer[str]
     exclude_seen: bool
     exclude_bought: bool
-    def __init__(self, user: _Optional[str] = ..., session: _Optional[str] = ..., items: _Optional[_Iterable[str]] = ..., basket: _Optional[_Iterable[str]] = ..., surface: _Optional[str] = ..., k: _Optional[int] = ..., restricts: _Optional[_Iterable[_Union[IndexDatapoint.Restriction, _Mapping]]] = ..., numeric_restricts: _Optional[_Iterable[_Union[IndexDatapoint.NumericRestriction, _Mapping]]] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_seen: _Optional[bool] = ..., exclude_bought: _Optional[bool] = ...) -> None: ...
+    def __init__(self, user_id: _Optional[str] = ..., session_id: _Optional[str] = ..., items: _Optional[_Iterable[str]] = ..., basket: _Optional[_Iterable[str]] = ..., surface: _Optional[str] = ..., k: _Optional[int] = ..., restricts: _Optional[_Iterable[_Union[IndexDatapoint.Restriction, _Mapping]]] = ..., numeric_restricts: _Optional[_Iterable[_Union[IndexDatapoint.NumericRestriction, _Mapping]]] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_seen: _Optional[bool] = ..., exclude_bought: _Optional[bool] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
     __slots__ = ("items", "recommendation_id", "index_version", "models", "variant", "degraded", "n_matching")

@@ -22,8 +22,8 @@ _FILTER: Final = frozenset(["restricts", "numericRestricts", "numeric_restricts"
 class RecommendRequest(Shape):
     """What a page asks."""
 
-    user: str = Field(default="", description="the shop's own id of who looks; empty where nobody knows")
-    session: str = Field(default="", description="the visit")
+    user_id: str = Field(default="", description="the shop's own id of who looks; empty where nobody knows")
+    session_id: str = Field(default="", description="the visit")
     items: list[str] = Field(default=[], description="what the page shows, the most important last")
     basket: list[str] = Field(default=[])
     surface: str = Field(default="", description="whose weights are taken; empty: those for all")
@@ -66,8 +66,8 @@ def parse_recommend(body: Mapping[str, Any]) -> SlateQuery:
     wanted = parse_filter({name: value for name, value in body.items() if name in _FILTER})
     asked = parsed(RecommendRequest, {name: value for name, value in body.items() if name not in _FILTER})
     return SlateQuery(
-        user=asked.user,
-        session=asked.session,
+        user=asked.user_id,
+        session=asked.session_id,
         items=tuple(asked.items),
         basket=tuple(asked.basket),
         surface=asked.surface,

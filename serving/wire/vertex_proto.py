@@ -65,8 +65,8 @@ def read_recommend(request: pb.RecommendRequest) -> SlateQuery:
         InvalidQuery: a field holds what the API does not know.
     """
     return SlateQuery(
-        user=request.user,
-        session=request.session,
+        user=request.user_id,
+        session=request.session_id,
         items=tuple(request.items),
         basket=tuple(request.basket),
         surface=request.surface,

@@ -62,13 +62,13 @@ def service(shop: Shop, start_service: Start) -> Iterator[Service]:
     "asked",
     [
         {},
-        {"items": ["i003"], "k": 7, "session": "s"},
-        {"items": ["i003", "nowhere"], "basket": ["i001"], "surface": "basket", "user": "u"},
+        {"items": ["i003"], "k": 7, "sessionId": "s"},
+        {"items": ["i003", "nowhere"], "basket": ["i001"], "surface": "basket", "userId": "u"},
         {"basket": ["i001"], "k": 40, "restricts": [{"namespace": "half", "allowList": ["1"]}], "exclude": ["i005"]},
         {
             "excludeSeen": True,
             "excludeBought": True,
-            "user": "u",
+            "userId": "u",
             "restricts": [{"namespace": "half", "denyList": ["0"]}],
         },
     ],
@@ -110,7 +110,7 @@ def test_both_transports_answer_alike(service: Service, channel: grpc.Channel, a
         ({"k": 0}, 400, "neighbor_count is 0"),
         ({"k": 5000}, 413, "at most 1,000"),
         ({"items": ["x"] * 21}, 413, "21 items, basket and exclude together; at most 20"),
-        ({"user": "x" * 1001}, 413, "at most 1,000"),
+        ({"userId": "x" * 1001}, 413, "at most 1,000"),
         ({"item": ["x"]}, 400, "item: Extra inputs"),
         ({"items": "x"}, 400, "items: Input should be a valid list"),
         ({"restricts": [{"name space": "x"}]}, 400, "name space"),
@@ -190,3 +190,44 @@ def test_a_real_shop_is_recommended_to(data_dir: Path, tmp_path: Path, start_ser
             hits += any(each["itemId"] in taken - set(bought) for each in told["items"])
     assert n > 80
     assert hits / n > 0.25  # popular items alone reach that of a quarter of the users
+
+
+def test_events_change_the_next_answer_and_outlive_a_restart(shop: Shop, start_service: Start, tmp_path: Path) -> None:
+    recommend = {"sources": {"sequential-rules": 1.0, "trending": 0.0}}
+    log = {"log": str(tmp_path / "events.sqlite")}
+
+    def ask(service: Service, **asked: Any) -> list[dict[str, Any]]:
+        code, _, told = service.ask("POST", "/v1/recommend", {"k": 5, **asked})
+        assert code == 200, told
+        items: list[dict[str, Any]] = told["items"]
+        return items
+
+    def tell(service: Service, name: str, kind: str, item: str, **who: str) -> None:
+        event = {"eventId": name, "eventType": kind, "items": [{"itemId": item}], **who}
+        code, _, told = service.ask("POST", "/v1/events", {"events": [event]})
+        assert (code, told["results"][0]["status"]) == (200, "accepted"), told
+
+    with start_service(shop, recommend=recommend, events=log) as service:
+        service.wait_until_ready()
+        nobody = ask(service, sessionId="visit")
+        assert {each["sources"][0] for each in nobody} == {"trending"}
+        tell(service, "e1", "view", "i003", sessionId="visit")
+        visited = ask(service, sessionId="visit")
+        assert visited != nobody
+        assert {(each["sources"][0], each["because"]) for each in visited} == {("sequential-rules", "i003")}
+        assert ask(service, sessionId="another visit") == ask(service, userId="ann") == nobody
+        tell(service, "e2", "purchase", visited[0]["itemId"], sessionId="visit", userId="ann")
+        known = ask(service, userId="ann")
+        assert known == ask(service, userId="ann", sessionId="visit") != nobody
+        assert ask(service, sessionId="visit") == nobody  # what was done in it is ann's now
+        without = ask(service, userId="ann", k=40, excludeBought=True)
+        assert visited[0]["itemId"] not in {each["itemId"] for each in without}
+        assert len(without) == 39
+        assert len(ask(service, userId="ann", k=40, excludeSeen=True)) == 38
+    with start_service(shop, recommend=recommend, events=log) as service:
+        service.wait_until_ready()
+        again = ask(service, userId="ann")
+        assert [(each["itemId"], each["because"]) for each in again] == [
+            (each["itemId"], each["because"]) for each in known
+        ]
+        assert len(ask(service, userId="ann", k=40, excludeSeen=True)) == 38
