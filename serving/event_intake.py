@@ -116,8 +116,12 @@ class EventIntake:
         """Return the key by which a shop's user is known here, "" for ""."""
         return self._keys.key(raw_id)
 
-    def write(self, told: Sequence[ToldEvent | Malformed]) -> list[EventResult]:
+    def write(self, told: Sequence[ToldEvent | Malformed], *, is_queued: bool = False) -> list[EventResult]:
         """Take events; those that are accepted are on disk when it returns.
+
+        Args:
+            told: at most `events.max_batch`.
+            is_queued: a broker of the shop's held them, so that neither their age nor their number in a minute says anything.
 
         Returns:
             What became of each, in their order.
@@ -133,7 +137,7 @@ class EventIntake:
             )
         now = self._clock_ms()
         batch = _Batch(self._actors.of_minute(now // _MINUTE_MS))
-        checked = [self._checked(each, now, batch) for each in told]
+        checked = [self._checked(each, now, None if is_queued else batch) for each in told]
         appended = self.log.append([each for each in checked if isinstance(each, Event)])
         batch.count(appended.accepted)
         if appended.accepted:
@@ -166,7 +170,7 @@ class EventIntake:
         """Wait for what is under way and refuse more."""
         self._threads.shutdown(wait=True)
 
-    def _checked(self, told: ToldEvent | Malformed, now: int, batch: _Batch) -> Event | EventResult:
+    def _checked(self, told: ToldEvent | Malformed, now: int, batch: _Batch | None) -> Event | EventResult:
         if isinstance(told, Malformed):
             return _refused(told.event_id, "invalid", told.message)
         wrong = _wrong(told, self._settings)
@@ -175,7 +179,7 @@ class EventIntake:
         at_ms = now if told.at_ms is None else told.at_ms
         if at_ms > now + self._settings.max_ahead_s * 1e3:
             return _refused(told.event_id, "future", "it happens in the future; expected a past time; set the clock")
-        if at_ms < now - self._settings.max_age_s * 1e3:
+        if batch is not None and at_ms < now - self._settings.max_age_s * 1e3:
             return _refused(told.event_id, "late", "it happened too long ago; use likewise events import for history")
         unknown = [item for item in told.items if not self._knows_item(item.item_id)]
         if unknown:
@@ -195,7 +199,7 @@ class EventIntake:
             told.query,
             told.recommendation_id,
         )
-        if batch.is_full(event):
+        if batch is not None and batch.is_full(event):
             return _refused(told.event_id, "bot", "too many events of one user or session in a minute; send fewer")
         return event
 

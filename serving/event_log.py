@@ -11,10 +11,12 @@ from matching.errors import MissingExtra
 from matching.user_keys import UserKeys
 from serving.event_intake import EventIntake, EventObserver
 from serving.recommender import Recommender
-from serving.settings import EventSettings
+from serving.settings import EventSettings, ServingSettings
+from serving.write_log import broker_of
 
 if TYPE_CHECKING:
     from matching.event_log import SqlEventLog
+    from serving.event_stream import EventStream
 
 
 def open_event_log(where: Path | str) -> SqlEventLog:
@@ -62,3 +64,23 @@ def opened_intake(
             yield intake
         finally:
             intake.close()
+
+
+def follow_stream(
+    settings: EventSettings, serving: ServingSettings, intake: EventIntake, observer: EventObserver
+) -> EventStream:
+    """Take events from the stream that the settings name, until it is closed.
+
+    Raises:
+        InvalidInput: a file of credentials or certificates cannot be read.
+        MissingExtra: what talks with a broker is not installed.
+    """
+    assert settings.stream is not None
+    try:
+        from serving.event_stream import EventStream
+    except ImportError as error:
+        raise MissingExtra(
+            f"[events] {error.name} is not installed here, which a stream of events needs; pip install likewise[replicas]"
+        ) from error
+    broker = broker_of(settings.stream, serving)
+    return EventStream(broker, settings.stream_name, intake, max_batch=settings.max_batch, observer=observer)

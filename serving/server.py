@@ -21,7 +21,7 @@ from serving.admission import Admission
 from serving.auth import Gate
 from serving.compaction import Compaction
 from serving.deployment import Deployment
-from serving.event_log import opened_intake
+from serving.event_log import follow_stream, opened_intake
 from serving.health import Health
 from serving.listener import check_exposure, grpc_tls, http_tls
 from serving.metrics import Metrics
@@ -182,6 +182,8 @@ async def _serve(
             if intake is not None:
                 await asyncio.get_running_loop().run_in_executor(None, state.rebuild, intake.log.read())
                 intake.listen(state.take)
+                if events.stream is not None:
+                    held.push_async_callback(follow_stream(events, settings, intake, metrics).close)
             recommendations = Recommendations(
                 recommender,
                 models,

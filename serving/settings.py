@@ -130,6 +130,18 @@ class EventSettings(BaseModel):
         default="keep", description="what becomes of events whose items are not served; they are counted either way"
     )
 
+    stream: str | None = Field(
+        default=None,
+        pattern="^(nats|tls)://[^@/]+$",
+        description="broker whose stream events are taken from too, as in `nats://host:4222`; serving.log_user and the files "
+        "beside it say who asks",
+    )
+    stream_name: str = Field(
+        default="likewise-events",
+        pattern="^[A-Za-z0-9_-]+$",
+        description="JetStream stream, and its subject where it is made, that holds request bodies of `/v1/events`",
+    )
+
     @field_validator("log", mode="before")
     @classmethod
     def _file_or_address(cls, value: Any) -> Any:

@@ -7,10 +7,14 @@ import re
 import ssl
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matching.errors import CorruptArtifact, InvalidInput, MissingExtra
 from matching.live import Log, WriteLog
 from serving.settings import ServingSettings
+
+if TYPE_CHECKING:
+    from matching.live.stream_log import Broker
 
 _log = logging.getLogger(__name__)
 
@@ -48,20 +52,12 @@ def open_log(
             _log.error("no writes are taken, and those behind the damage are not there: %s", damage)
             return WriteLog.open(folder, read_only=True, up_to_damage=True)
     try:
-        from matching.live.stream_log import Broker, StreamLog
+        from matching.live.stream_log import StreamLog
     except ImportError as error:
         raise MissingExtra(
             f"[open] {error.name} is not installed here, which a write log on a broker needs; pip install likewise[replicas]"
         ) from error
-    password = settings.log_password_file
-    credentials = settings.log_credentials_file
-    broker = Broker(
-        tuple(settings.write_log.split(",")),
-        user=settings.log_user,
-        password=None if password is None else _secret(password),
-        credentials_file=None if credentials is None else str(credentials),
-        tls=_tls(settings),
-    )
+    broker = broker_of(settings.write_log, settings)
     return StreamLog.open(
         broker,
         stream_name(endpoint),
@@ -70,6 +66,26 @@ def open_log(
         duplicate_window_s=settings.log_duplicate_window_s,
         append_timeout_s=settings.log_timeout_s,
         open_timeout_s=max(10.0, settings.log_timeout_s),
+    )
+
+
+def broker_of(servers: str, settings: ServingSettings) -> Broker:
+    """Return brokers, several with commas between, and who asks them.
+
+    Raises:
+        InvalidInput: a file of credentials or certificates cannot be read.
+        ImportError: the package to talk with them is not installed.
+    """
+    from matching.live.stream_log import Broker
+
+    password = settings.log_password_file
+    credentials = settings.log_credentials_file
+    return Broker(
+        tuple(servers.split(",")),
+        user=settings.log_user,
+        password=None if password is None else _secret(password),
+        credentials_file=None if credentials is None else str(credentials),
+        tls=_tls(settings),
     )
 
 

@@ -28,7 +28,7 @@ HOMES = {
     "fastapi": {"serving/http.py"},
     "uvicorn": {"serving/"},
     "grpc": {"serving/"},
-    "nats": {"matching/live/stream_log.py"},
+    "nats": {"matching/live/stream_log.py", "serving/event_stream.py"},
     "opentelemetry": {"serving/tracing.py"},
     "sqlalchemy": {"matching/event_log.py"},
     "jwt": {"serving/jwt_verifier.py"},
@@ -44,6 +44,7 @@ HOMES = {
 READ_LATE = {
     "matching/event_log.py",
     "matching/live/stream_log.py",
+    "serving/event_stream.py",
     "serving/http.py",
     "serving/grpc.py",
     "serving/grpc_admission.py",
