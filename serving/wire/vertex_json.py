@@ -39,6 +39,7 @@ from serving.query import (
 
 _ID_ALONE = (None,) * (len(Found._fields) - 2)
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+_NO_TOKENS = bytes(sorted(set(range(256)) - set(b'[]{}"')))
 OPERATORS: Final[dict[str, Operator]] = {
     "LESS": "LESS",
     "LESS_EQUAL": "LESS_EQUAL",
@@ -721,6 +722,8 @@ def _kind(value: object) -> str:
 
 
 def _depth(body: bytes) -> int:
+    if b"\\" not in body:  # an escape would be parted from what it escapes
+        body = body.translate(None, _NO_TOKENS)
     depth = deepest = 0
     for token in _TOKEN.finditer(body):
         mark = token.group()

@@ -172,6 +172,18 @@ def test_a_list_is_no_request() -> None:
         parse_body(b"[]", 32)
 
 
+@pytest.mark.parametrize("text", ["", "[[[[", "}]", 'a"[', "\\", '\\"{', "\n[", "ö{"])
+@pytest.mark.parametrize("depth", [2, 5, 9])
+def test_depth_is_that_of_what_was_parsed_whatever_strings_hold(text: str, depth: int) -> None:
+    nested: object = [0.25, text, text]
+    for _ in range(depth - 2):
+        nested = [text, nested]
+    body = json.dumps({text: nested, "others": [[text], [1.5]]}, ensure_ascii=False).encode()
+    assert parse_body(body, max(depth, 3))[text] == nested
+    with pytest.raises(LimitExceeded, match=f"nested {max(depth, 3)} deep; at most 1;"):
+        parse_body(body, 1)
+
+
 def test_depth_is_limited_and_brackets_in_strings_do_not_count() -> None:
     flat = json.dumps({"text": '[{\\"' * 200}).encode()
     assert parse_body(flat, 32)["text"].startswith("[{")
