@@ -233,6 +233,8 @@ def _item_of(row: dict[str, Any]) -> EventItem | None:
     if row["item_id"] is None:
         return None
     quantity = 1.0 if row.get("quantity") is None else float(row["quantity"])
+    if row["event_type"] == "return":  # tables tell what came back as less than nothing
+        quantity = abs(quantity)
     value = row.get("value")
     if value is None and row.get("price") is not None:
         value = row["price"] * quantity

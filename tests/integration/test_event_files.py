@@ -108,6 +108,15 @@ def test_rows_without_ids_get_the_same_ones_each_time(tmp_path: Path) -> None:
         assert import_events(log, file, KEYS, now_ms=6) == Imported(0, 3, {"quantity not above 0": 1})
 
 
+def test_what_came_back_may_be_told_as_less_than_nothing(tmp_path: Path) -> None:
+    file = shop_table(
+        tmp_path, event_type=["return", "purchase", "view", "search"], quantity=[-2, 1, 1, 1], price=[2.5] * 4
+    )
+    with SqlEventLog.open(tmp_path / "log") as log:
+        assert import_events(log, file, KEYS, now_ms=5).n_accepted == 4
+        assert next(log.read())[1].items == (EventItem("a", 2, 5.0),)
+
+
 def test_an_interrupted_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_files, "_ROWS", 16)
     events = made(200)
