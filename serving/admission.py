@@ -6,11 +6,12 @@ those that wait, is how long a new one would have to. An empty lane takes everyb
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from matching.errors import InvalidInput, Overloaded, TooManyInFlight
 from serving.settings import ServingSettings
@@ -35,7 +36,7 @@ _FIRST_PACE_S: Final = 1e-3  # before anything is known
 _LEAST_PACE_S: Final = 1e-6  # what is no more than that could not grow again
 _MOST_AT_ONCE: Final = 2.0  # times the pace that one request may seem to have taken, but for
 _BURST_S: Final = 0.1  # between two bursts in which an event loop that is busy lets them leave
-_WAITED_FRAC: Final = 0.5  # of the time left; an answer that takes all of it to begin comes too late
+_WAITED_FRAC: Final = 1 / 3  # of the time left; the rest is for what the pace does not tell, as a core that others use
 _SOON_S: Final = 0.05  # when to ask again, at the earliest
 _UNITS_S: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
@@ -73,6 +74,22 @@ def timeout_of(grpc_timeout: str | None, server_timeout: str | None) -> float:
     return math.inf
 
 
+class Refusal(NamedTuple):
+    """Why a request has no place, and when to ask again."""
+
+    message: str
+    retry_after_s: float
+
+
+@functools.lru_cache(1024)
+def _too_long(n_waiting: int, wait_s: float, most_s: float, retry_after_s: float) -> Refusal:
+    return Refusal(
+        f"[serve] {n_waiting} requests of this kind wait, {wait_s:.2f} s of work; expected at most {most_s:.2f} s; ask again "
+        "later, or another replica",
+        retry_after_s,
+    )
+
+
 class Ticket:
     """The place of one request; given back once, however the request ends."""
 
@@ -95,6 +112,10 @@ class Ticket:
         if self._admission is not None and self._admission.limits_callers and self._caller is None:
             self._admission.claim(caller)
             self._caller = caller
+
+    def refusal(self, left_s: float) -> Refusal | None:
+        """Return why the request should not begin to wait: its deadline, known only now, is too near for those that do."""
+        return None if self._admission is None else self._line.refusal(left_s, self._admission.max_wait_s)
 
     def wait(self) -> None:
         """Count the request among those that wait: all that it needs has arrived."""
@@ -123,6 +144,13 @@ class _Line:
     n_waiting: int = 0
     pace_s: float = _FIRST_PACE_S  # between two that leave while others wait
     since: float = 0.0  # the last left, or the first came
+
+    def refusal(self, left_s: float, max_wait_s: float) -> Refusal | None:
+        wait_s, most_s = self.n_waiting * self.pace_s, min(left_s * _WAITED_FRAC, max_wait_s)
+        if wait_s <= most_s:
+            return None
+        retry_after_s = max(wait_s - max_wait_s / 2, _SOON_S)
+        return _too_long(self.n_waiting, round(wait_s, 2), round(most_s, 2), round(retry_after_s, 2))
 
     def enter(self, now: float) -> None:
         if self.n_waiting == 0:
@@ -157,7 +185,7 @@ class Admission:
             now: seconds on a clock that only goes forward.
         """
         self.now = now
-        self._max_wait_s = settings.max_wait_s
+        self.max_wait_s = settings.max_wait_s
         self._max_in_flight = settings.max_in_flight
         self._max_bytes = settings.max_in_flight_bytes
         self.limits_callers = max_per_caller is not None
@@ -179,24 +207,26 @@ class Admission:
             Overloaded: it would have to wait longer than its deadline or the service's own patience allows, or too much is
                 under way.
         """
-        line = self._lines[lane]
-        if lane != "open":
-            wait_s, most_s = line.n_waiting * line.pace_s, min(left_s * _WAITED_FRAC, self._max_wait_s)
-            if wait_s > most_s:
-                raise Overloaded(
-                    f"[serve] {line.n_waiting} requests of this kind wait, {wait_s:.2f} s of work; expected at most "
-                    f"{most_s:.2f} s; ask again later, or another replica",
-                    retry_after_s=max(wait_s - self._max_wait_s / 2, _SOON_S),
-                )
-            if self._n_in_flight >= self._max_in_flight or self._n_bytes + n_bytes > self._max_bytes:
-                raise Overloaded(
-                    f"[serve] {self._n_in_flight} requests with {self._n_bytes:,} bytes are under way; at most "
-                    f"{self._max_in_flight} with {self._max_bytes:,}; ask again later, or another replica",
-                    retry_after_s=max(wait_s, _SOON_S),
-                )
+        if (refusal := self.refusal(lane, left_s=left_s, n_bytes=n_bytes)) is not None:
+            raise Overloaded(refusal.message, retry_after_s=refusal.retry_after_s)
         self._n_in_flight += 1
         self._n_bytes += n_bytes
-        return Ticket(self, line, n_bytes)
+        return Ticket(self, self._lines[lane], n_bytes)
+
+    def refusal(self, lane: Lane, *, left_s: float, n_bytes: int = 0) -> Refusal | None:
+        """Return why a request has no place, None where it has one; arguments are those of `admit`."""
+        if lane == "open":
+            return None
+        line = self._lines[lane]
+        if (refusal := line.refusal(left_s, self.max_wait_s)) is not None:
+            return refusal
+        if self._n_in_flight >= self._max_in_flight or self._n_bytes + n_bytes > self._max_bytes:
+            return Refusal(
+                f"[serve] {self._n_in_flight} requests with {self._n_bytes:,} bytes are under way; at most "
+                f"{self._max_in_flight} with {self._max_bytes:,}; ask again later, or another replica",
+                max(round(line.n_waiting * line.pace_s, 2), _SOON_S),
+            )
+        return None
 
     def claim(self, caller: str) -> None:
         """Count a request of a caller; tickets say so.

@@ -9,7 +9,7 @@ from typing import Any, Final
 import grpc
 
 from matching.errors import Overloaded
-from serving.admission import Admission, Ticket, lane_of
+from serving.admission import Admission, Refusal, Ticket, lane_of
 from serving.error_codes import public_message
 from serving.metrics import Metrics
 from serving.settings import ServingSettings
@@ -35,6 +35,9 @@ def grpc_options(settings: ServingSettings, *, max_message_bytes: int) -> tuple[
         ("grpc.http2.max_ping_strikes", 2),
         ("grpc.server_handshake_timeout_ms", int(settings.receive_deadline_s * 1e3)),
         ("grpc.so_reuseport", 0),
+        # What nobody has looked at yet grpcio drops itself, for much less than a refusal costs here.
+        ("grpc.server.max_pending_requests", settings.grpc_backlog),
+        ("grpc.server.max_pending_requests_hard_limit", settings.grpc_backlog),
     )
 
 
@@ -61,30 +64,44 @@ class AdmittingHandler(grpc.GenericRpcHandler):
         except Overloaded as error:
             self._metrics.refused("grpc", "overload")
             return _refusal(error)
-        ticket.wait()
-        return Admitted(handler, ticket)
+        return Admitted(handler, ticket, self._metrics)
 
 
 class Admitted:
     """A method for one call. grpcio holds it until the call is over, however it ends, and not a moment longer."""
 
-    __slots__ = ("response_serializer", "ticket", "unary_unary")
+    __slots__ = ("_handler", "_metrics", "response_serializer", "ticket")
     request_streaming = response_streaming = False
     request_deserializer = unary_stream = stream_unary = stream_stream = None
 
-    def __init__(self, handler: Any, ticket: Ticket) -> None:
+    def __init__(self, handler: Any, ticket: Ticket, metrics: Metrics) -> None:
         self.ticket = ticket
-        self.unary_unary = handler.unary_unary
         self.response_serializer = handler.response_serializer
+        self._handler = handler
+        self._metrics = metrics
+
+    async def unary_unary(self, content: bytes, context: Any) -> Any:
+        """Answer the call, unless it came too late: its deadline, which grpcio tells nobody before, leaves no time to wait."""
+        left_s = context.time_remaining()
+        if (refusal := self.ticket.refusal(math.inf if left_s is None else left_s)) is not None:
+            self._metrics.refused("grpc", "overload")
+            await context.abort(*_told(refusal))
+        self.ticket.wait()
+        return await self._handler.unary_unary(content, context)
 
     def __del__(self) -> None:
         self.ticket.release()
 
 
 def _refusal(error: Overloaded) -> Any:
-    trailing = (("retry-after-ms", str(math.ceil(error.retry_after_s * 1e3))),)
+    told = _told(Refusal(public_message(error), error.retry_after_s))
 
     async def refuse(_: AsyncIterator[bytes], context: Any) -> None:
-        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, public_message(error), trailing)
+        await context.abort(*told)
 
     return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _told(refusal: Refusal) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
+    trailing = (("retry-after-ms", str(math.ceil(refusal.retry_after_s * 1e3))),)
+    return grpc.StatusCode.RESOURCE_EXHAUSTED, refusal.message, trailing

@@ -263,7 +263,16 @@ class ServingSettings(BaseModel):
     max_wait_s: float = Field(
         default=0.5, gt=0, description="a request that would wait longer for its turn is refused at once"
     )
-    grpc_streams: int = Field(default=100, ge=1, description="gRPC calls at once on one connection; more wait there")
+    grpc_streams: int = Field(
+        default=32,
+        ge=1,
+        description="gRPC calls at once on one connection; more wait at the client",
+    )
+    grpc_backlog: int = Field(
+        default=64,
+        ge=1,
+        description="gRPC calls that wait to be looked at; more are cancelled, which costs next to nothing",
+    )
     grpc_connection_age_s: int = Field(
         default=3600,
         ge=1,

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import itertools
 import json
 import random
 import re
+import signal
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import grpc
 import psutil
@@ -107,18 +111,48 @@ def test_a_connection_goes_on_after_a_refusal(impatient: Service) -> None:
         def ask(*parts: bytes) -> tuple[int, bytes]:
             for part in parts:
                 held.sendall(part)
-            status = int(answers.readline().split()[1])
-            length = 0
-            while (line := answers.readline()) != b"\r\n":
-                if line.lower().startswith(b"content-length:"):
-                    length = int(line.split(b":")[1])
-            return status, answers.read(length)
+            return _answer(answers)
 
         with one_that_waits(impatient):
             assert ask(request)[0] == 429
             assert ask(request[:-30], request[-30:])[0] == 429  # its body comes after the refusal
         until_waiting(impatient, 0)
         assert ask(request)[0] == 200
+
+
+def test_each_request_is_refused_once_however_its_bytes_arrive(impatient: Service) -> None:
+    """Many on one connection, of kinds that the parser sees and that it does not, cut anywhere."""
+    rng = random.Random(SEED)
+    content = json.dumps(QUERY).encode()
+    head = b"POST /v1/findNeighbors HTTP/1.1\r\nhost: x\r\n"
+    plain = b"content-length: %d\r\n\r\n%b" % (len(content), content)
+    unusual = b"x-name: \xc3\xa9\r\n"  # which the parser is left to read
+    kinds = [head + plain, head + b"grpc-timeout: 2S\r\n" + plain, head + unusual + plain]
+    host, _, port = impatient.http.removeprefix("http://").partition(":")
+    n_requests = 40
+    sent = b"".join(rng.choices(kinds, weights=[4, 4, 2], k=n_requests))
+    cuts = sorted(rng.sample(range(1, len(sent)), 25))
+    with socket.create_connection((host, int(port)), timeout=10) as held, held.makefile("rb") as answers:
+        held.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with one_that_waits(impatient):
+            for start, end in itertools.pairwise([0, *cuts, len(sent)]):
+                held.sendall(sent[start:end])
+                time.sleep(0.001)
+            told = [_answer(answers) for _ in range(n_requests)]
+        assert {status for status, _ in told} == {429}, SEED
+        assert all(b"requests of this kind wait" in body for _, body in told), SEED
+        until_waiting(impatient, 0)
+        held.sendall(kinds[0])
+        assert _answer(answers)[0] == 200
+
+
+def _answer(answers: BinaryIO) -> tuple[int, bytes]:
+    status = int(answers.readline().split()[1])
+    length = 0
+    while (line := answers.readline()) != b"\r\n":
+        if line.lower().startswith(b"content-length:"):
+            length = int(line.split(b":")[1])
+    return status, answers.read(length)
 
 
 def test_requests_under_way_have_a_number_and_a_size(vector_shop: Shop, start_service: Start) -> None:
@@ -173,7 +207,7 @@ N_HASTY = pytest.mark.parametrize(
 @pytest.fixture(scope="module")
 def busy(graph_shop: Shop, start_service: Start) -> Iterator[Service]:
     """A service with one thread for searches, which are long."""
-    with start_service(graph_shop, search_threads=1, max_wait_s=0.2, grpc_streams=1000) as service:
+    with start_service(graph_shop, search_threads=1, max_wait_s=0.2, grpc_streams=1000, grpc_backlog=1000) as service:
         service.wait_until_ready()
         yield service
 
@@ -296,3 +330,50 @@ def test_a_connection_too_many_is_refused(vector_shop: Shop, start_service: Star
             assert answer.startswith(b"HTTP/1.1 429")
             assert b"connections are open; at most 2" in answer
         assert service.ask("GET", "/healthz")[0] == 200
+
+
+def test_a_call_is_refused_where_its_own_deadline_is_too_near(
+    vector_shop: Shop, start_service: Start, tmp_path: Path
+) -> None:
+    patient = {"max_wait_s": 60.0, "request_deadline_s": 60.0, "grpc_streams": 1000, "grpc_backlog": 1000}
+    with (
+        start_service(vector_shop, write_log=str(tmp_path / "log"), **patient) as service,
+        grpc.insecure_channel(service.grpc) as channel,
+    ):
+        service.wait_until_ready()
+        find = MatchServiceStub(channel).FindNeighbors
+        far = pb.FindNeighborsRequest(queries=CALL.queries, min_version=10**6)
+        waiting = [find.future(far, timeout=60) for _ in range(450)]
+        until_waiting(service, 450)  # 0.45 s of work at the pace that is thought of at first
+        with pytest.raises(grpc.RpcError) as told:
+            find(CALL, timeout=1.2)
+        error = told.value
+        assert isinstance(error, grpc.Call)
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "450 requests of this kind wait" in str(error.details())
+        assert int(dict(error.trailing_metadata() or ())["retry-after-ms"]) >= 1
+        assert len(find(CALL, timeout=30).nearest_neighbors) == 1
+        for call in waiting:
+            call.cancel()
+        until_waiting(service, 0)
+        until(service, 'likewise_refused_requests_total{reason="overload",transport="grpc"} 1.0')
+
+
+def test_calls_that_nobody_looks_at_are_refused(vector_shop: Shop, start_service: Start) -> None:
+    """All arrive in one moment: the service was stopped when they were sent."""
+    with start_service(vector_shop, grpc_streams=8, grpc_backlog=8) as service, contextlib.ExitStack() as held:
+        service.wait_until_ready()
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        channels = [held.enter_context(grpc.insecure_channel(service.grpc, own)) for _ in range(30)]
+        finds = [MatchServiceStub(channel).FindNeighbors for channel in channels]
+        for find in finds:
+            find(CALL, timeout=30, wait_for_ready=True)
+        service.process.send_signal(signal.SIGSTOP)
+        try:
+            calls = [find.future(CALL, timeout=60) for find in finds for _ in range(8)]
+            time.sleep(0.5)
+        finally:
+            service.process.send_signal(signal.SIGCONT)
+        codes = Counter(call.code().name for call in calls)
+        assert set(codes) == {"OK", "CANCELLED"}, codes
+        assert len(finds[0](CALL, timeout=30).nearest_neighbors) == 1
