@@ -282,7 +282,7 @@ def test_a_space_that_shrank_too_far_for_a_graph_is_scanned(
 def test_a_compaction_below_its_floor_is_refused(make_version: MakeVersion, store: Store, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((3_000, 64)).astype(np.float32)
-    how = {"plan": "graph", "max_effort": 8, "degree": 8, "build_beam": 8, "recall_target": 0.1}
+    how = {"plan": "graph", "max_effort": 8, "degree": 8, "build_beam": 8, "recall_target": 0.05}
     base = make_version([Datapoint(f"{at}") for at in range(3_000)], vectors, metric="ip", **how)
     manifest = base.manifest
     build = {**manifest.build, "settings": {**manifest.build["settings"], "recall_target": 0.999}}  # type: ignore[dict-item]
