@@ -3,10 +3,10 @@
 One index version of sentence embeddings with a graph, in one process with its live index. Queries are asked one by one, k = 10,
 `--queries` a second: of the sealed version, of a live index without writes, while `--rate` upserts a second arrive (batches of
 10, one thread), and with 30 % of the datapoints in the delta. Latencies are wall times of the same queries in the same run, from
-the moment a query was due; ratios are to the live
-index without writes. A write's freshness is the time from its acknowledgement to a snapshot that has it. Write throughput is
-that of single upserts from 1 and 8 threads, on disk and applied. Recall is of approximate against exact search over the same
-snapshot.
+the moment a query was due, medians over rounds in which searches without writes and under them take turns (a shared machine
+stands still now and then); ratios are to the live index without writes. A write's freshness is the time from its acknowledgement
+to a snapshot that has it. Write throughput is that of single upserts from 1 and 8 threads, on disk and applied. Recall is of
+approximate against exact search over the same snapshot.
 """
 
 from __future__ import annotations
@@ -86,11 +86,11 @@ def recall(version: IndexVersion, queries: NDArray[np.float32]) -> float:
     return float(np.mean(hits))
 
 
-def summary(spent: NDArray[np.float64], beside: NDArray[np.float64]) -> dict[str, float]:
-    """Median and p99 in milliseconds, and their ratios to another run's."""
+def summary(spent: Sequence[NDArray[np.float64]], beside: Sequence[NDArray[np.float64]]) -> dict[str, float]:
+    """p50 and p99 in milliseconds, medians over rounds, and their ratios to another's."""
     told = {}
     for name, part in (("p50", 50), ("p99", 99)):
-        value, other = np.percentile(spent, part), np.percentile(beside, part)
+        value, other = (np.median([np.percentile(each, part) for each in rounds]) for rounds in (spent, beside))
         told[f"{name}_ms"] = round(float(value), 3)
         told[f"{name}_ratio"] = round(float(value / other), 2)
     return told
@@ -130,7 +130,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=70_000, help="of the base; 3 / 7 as many are added")
     parser.add_argument("--rate", type=float, default=1000, help="upserts a second")
     parser.add_argument("--queries", type=float, default=500, help="queries a second")
-    parser.add_argument("--seconds", type=float, default=10, help="of each latency run")
+    parser.add_argument("--seconds", type=float, default=20, help="of each latency run, all rounds together")
+    parser.add_argument("--rounds", type=int, default=10, help="searches without writes and under them take turns")
     arguments = parser.parse_args()
     sys.setswitchinterval(SWITCH_S)
     n = arguments.rows
@@ -145,14 +146,23 @@ def main() -> None:
             gc.collect()
             gc.freeze()  # as a service does when it is ready
             latencies(lambda: version, queries, 1, arguments.queries)
-            sealed = latencies(lambda: version, queries, arguments.seconds, arguments.queries)
-            idle = latencies(lambda: live.snapshot, queries, arguments.seconds, arguments.queries)
-            stop, freshness = threading.Event(), list[float]()
-            writer = threading.Thread(target=lambda: freshness.extend(at_rate(live, writes, arguments.rate, stop)))
-            writer.start()
-            under_writes = latencies(lambda: live.snapshot, queries, arguments.seconds, arguments.queries)
-            stop.set()
-            writer.join()
+            seconds = arguments.seconds / arguments.rounds
+            sealed = [latencies(lambda: version, queries, seconds, arguments.queries) for _ in range(arguments.rounds)]
+            idle, under_writes = [], []
+            freshness: list[float] = []
+            each = len(writes) // arguments.rounds
+            for at in range(arguments.rounds):
+                idle.append(latencies(lambda: live.snapshot, queries, seconds, arguments.queries))
+                stop = threading.Event()
+                part = writes[at * each : (at + 1) * each]
+                writer = threading.Thread(
+                    target=lambda part, stop: freshness.extend(at_rate(live, part, arguments.rate, stop)),
+                    args=(part, stop),
+                )
+                writer.start()
+                under_writes.append(latencies(lambda: live.snapshot, queries, seconds, arguments.queries))
+                stop.set()
+                writer.join()
             n_written = live.snapshot.sequence
             single = throughput(live, upserts(rest[n_rate : n_rate + 2_000], n_rate), 1)
             eight = throughput(live, upserts(rest[n_rate + 2_000 : n_rate + 4_000], n_rate + 2_000), 8)
@@ -161,7 +171,7 @@ def main() -> None:
                 live.write(upserts(rest[at : at + 500], at))
             live.wait(log.last_sequence, deadline=time.monotonic() + 600)
             full = live.snapshot
-            with_delta = latencies(lambda: full, queries, arguments.seconds, arguments.queries)
+            with_delta = [latencies(lambda: full, queries, seconds, arguments.queries) for _ in range(arguments.rounds)]
             figures = {
                 "rows": n,
                 "queries_per_s": arguments.queries,

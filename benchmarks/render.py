@@ -339,6 +339,26 @@ def live_index(d: dict[str, Any]) -> str:
     return text + table(["", "p50", "p99", "p50 ms", "p99 ms", "recall@10"], rows) + machine_line(d)
 
 
+def overload(d: dict[str, Any]) -> str:
+    """What is left of goodput when more arrives than can be answered."""
+    rows: list[list[object]] = []
+    for way, found in d.items():
+        if not isinstance(found, dict) or "rows" not in found:
+            continue
+        for at in found["rows"]:
+            n = sum(at["statuses"].values())
+            late = 1 - at["n_good"] / max(at["statuses"].get("200", 0), 1)
+            refused = f"{at['refusal_p50_ms']:.0f}, {at['refusal_p99_ms']:.0f}"
+            share = f"{at['goodput_frac']:.2f}"
+            rows.append([way, f"{at['times']}x", share, f"{late:.1%}", f"{at['p99_ms']:.0f}", refused, f"{n:,}"])
+    text = (
+        f"\n## Overload: `overload.py`\n\nAn open loop offers so many times the peak of a closed one for {d['seconds']:g} s each; a request takes about 5 ms of a core "
+        f"and has {1e3 * d['deadline_s']:g} ms. Goodput is answers in time, as a share of the peak.\n\n"
+    )
+    head = ["", "offered", "goodput", "late", "p99 of answers, ms", "refusals p50, p99 ms", "requests"]
+    return text + table(head, rows) + machine_line(d)
+
+
 def fastest_first(of: dict[str, Any]) -> list[tuple[str, Any]]:
     """Return peers and figures by the speed of single calls at .95, Likewise first."""
     return sorted(of.items(), key=lambda item: (item[0] != "likewise", -(item[1]["single"]["qps_at"]["0.95"] or 0)))
@@ -518,6 +538,7 @@ def main() -> None:
         subset_scan,
         scan_bandwidth,
         live_index,
+        overload,
         text_quality,
         picture_quality,
         embedding_speed,

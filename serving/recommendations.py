@@ -129,7 +129,7 @@ class Recommendations:
         return named
 
     def _check(self, query: SlateQuery) -> None:
-        check_k(query.k, self._limits.max_k)
+        check_k(query.k, self._limits.max_k, "[recommend] k")
         check_filter(query.filter, self._limits.max_restricts, self._limits.max_tokens)
         n_ids = len(query.items) + len(query.basket) + len(query.exclude)
         if n_ids > self._limits.max_ids:

@@ -720,17 +720,17 @@ def _together(queries: Sequence[NeighborQuery], spaces: Sequence[str]) -> list[t
     return [(space, positions) for (_, space, _, _), positions in alike.items()]
 
 
-def check_k(k: int, limit: int) -> None:
-    """Check how many neighbors are asked for.
+def check_k(k: int, limit: int, name: str = "[search] neighbor_count") -> None:
+    """Check how many neighbors are asked for, in the field of that name.
 
     Raises:
         InvalidQuery: none, or fewer.
         LimitExceeded: more than the limit.
     """
     if k < 1:
-        raise InvalidQuery(f"[search] neighbor_count is {k}; expected 1 or more; ask for some")
+        raise InvalidQuery(f"{name} is {k}; expected 1 or more; ask for some")
     if k > limit:
-        raise LimitExceeded(f"[search] neighbor_count is {k:,}; at most {limit:,}; ask for fewer")
+        raise LimitExceeded(f"{name} is {k:,}; at most {limit:,}; ask for fewer")
 
 
 def check_total(n: int, limit: int) -> None:

@@ -107,7 +107,7 @@ def test_both_transports_answer_alike(service: Service, channel: grpc.Channel, a
     ("asked", "status", "what"),
     [
         ({"surface": "cellar"}, 400, "surface 'cellar' is not configured; expected one of basket"),
-        ({"k": 0}, 400, "neighbor_count is 0"),
+        ({"k": 0}, 400, "[recommend] k is 0"),
         ({"k": 5000}, 413, "at most 1,000"),
         ({"items": ["x"] * 21}, 413, "21 items, basket and exclude together; at most 20"),
         ({"userId": "x" * 1001}, 413, "at most 1,000"),
