@@ -269,7 +269,7 @@ class ServingSettings(BaseModel):
         description="gRPC calls at once on one connection; more wait at the client",
     )
     grpc_backlog: int = Field(
-        default=256,
+        default=64,
         ge=1,
         description="gRPC calls that wait to be looked at; more are cancelled, which costs next to nothing",
     )
