@@ -124,7 +124,7 @@ def test_replicas_share_a_log_on_postgresql(
 def test_an_event_changes_the_next_answer_and_is_known_after_a_restart(
     vector_shop: Shop, start_service: Start, tmp_path: Path
 ) -> None:
-    asked = {"user": "zoe", "items": ["item-0042"], "k": 5, "excludeSeen": True}
+    asked = {"userId": "zoe", "items": ["item-0042"], "k": 5, "excludeSeen": True}
     sections: dict[str, Any] = {
         "events": {"log": str(tmp_path / "events.sqlite")},
         "recommend": {"sources": {"content": 1.0}},
