@@ -277,6 +277,7 @@ async def _answer(
         await asyncio.sleep(_NOTICE_S)
         server.should_exit = True
         await asyncio.gather(running, grpc_api.stop(settings.drain_s))
+        gc.unfreeze()
         _log.info("stopped")
     for process in first:
         if process.refused.is_set():
