@@ -68,7 +68,7 @@ class AdmittingHandler(grpc.GenericRpcHandler):
 
 
 class Admitted:
-    """A method for one call. grpcio holds it until the call is over, however it ends, and not a moment longer."""
+    """A method for one call. grpcio holds it until the call is over, and its answer sent where there is one."""
 
     __slots__ = ("_handler", "_metrics", "response_serializer", "ticket")
     request_streaming = response_streaming = False
@@ -87,7 +87,12 @@ class Admitted:
             self._metrics.refused("grpc", "overload")
             await context.abort(*_told(refusal))
         self.ticket.wait()
-        return await self._handler.unary_unary(content, context)
+        try:
+            return await self._handler.unary_unary(content, context)
+        except BaseException:
+            # An error and what it came through hold each other, and this call with them, until garbage is collected.
+            self.ticket.release()
+            raise
 
     def __del__(self) -> None:
         self.ticket.release()
