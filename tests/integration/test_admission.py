@@ -260,7 +260,8 @@ def test_calls_that_expire_or_are_cancelled_while_they_wait_are_not_searched_for
         until(busy, "likewise_in_flight_requests 1.0")
         n_searched = (searches(busy) - before) / LONG
         print(f"{ {code.name: n for code, n in codes.items()} }, {n_searched:.0f} searched")
-        expected = {"OK", "DEADLINE_EXCEEDED", "CANCELLED", "RESOURCE_EXHAUSTED"}
+        # UNAVAILABLE: gRPC's core refused the stream unread (REFUSED_STREAM) while those cancelled before were being cleared.
+        expected = {"OK", "DEADLINE_EXCEEDED", "CANCELLED", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
         assert {code.name for code in codes} <= expected, (SEED, codes)
         assert n_searched < n_hasty / 5, (SEED, codes)
         assert len(find(pb.FindNeighborsRequest(queries=request.queries[:1]), timeout=30).nearest_neighbors) == 1
