@@ -149,7 +149,7 @@ def catalog_memory(d: dict[str, Any]) -> str:
     return text + table(["rows", "peak MiB", "wall s", "CPU s"], rows) + machine_line(d)
 
 
-def serving(d: dict[str, Any]) -> str:
+def request_cost(d: dict[str, Any]) -> str:
     """CPU and latency a request."""
     rows = [
         [
@@ -165,7 +165,7 @@ def serving(d: dict[str, Any]) -> str:
         for r in d["rows"]
     ]
     text = (
-        f"\n## Serving: `serving.py`\n\nFind neighbors, {d['n']:,} x {d['dim']}, k {d['k']}, closed loop, generator on the same cores. "
+        f"\n## Serving: `request_cost.py`\n\nFind neighbors, {d['n']:,} x {d['dim']}, k {d['k']}, closed loop, generator on the same cores. "
         "Null is the same server over a tiny index.\n"
     )
     head = ["", "connections", "filtered", "CPU us a request", "null", "ratio", "p50 / p99 ms", "recall@10"]
@@ -518,7 +518,7 @@ def draw_overview(found: dict[str, dict[str, Any]]) -> None:
     axes[1].set(
         xticks=[1, 5], xticklabels=["hit@1", "hit@10"], ylim=(0, 1.15), title="Abt title -> same product at Buy"
     )
-    plain = [r for r in found["serving"]["rows"] if not r["filtered"]]
+    plain = [r for r in found["request_cost"]["rows"] if not r["filtered"]]
     labels = [f"{r['transport']}\n{r['connections']}" for r in plain]
     axes[2].bar(labels, [r["server_cpu_us"] for r in plain], color=OWN, label="find neighbors")
     axes[2].bar(labels, [r["null_server_cpu_us"] for r in plain], color="#fdba74", label="null")
@@ -544,12 +544,12 @@ def main() -> None:
         embedding_speed,
         index_build,
         catalog_memory,
-        serving,
+        request_cost,
         service_peers,
     )
     found = {writer.__name__: figures for writer in writers if (figures := read(writer.__name__)) is not None}
     page = HEAD
-    if {"subset_scan", "text_quality", "serving"} <= found.keys():
+    if {"subset_scan", "text_quality", "request_cost"} <= found.keys():
         draw_overview(found)
         page += OVERVIEW
     drawn = (

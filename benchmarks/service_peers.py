@@ -302,7 +302,7 @@ print(json.dumps(out))
 @contextlib.contextmanager
 def likewise(folder: Path, base: NDArray[np.float32]) -> Iterator[dict[str, dict[str, Any]]]:
     """Likewise over both transports, asked at the recall that it was built for."""
-    import serving as bench  # benchmarks/serving.py
+    import request_cost as bench
 
     bench.build(folder, "peers", base, "graph")
     with bench.served(folder, "peers") as (pid, told):

@@ -247,7 +247,9 @@ def main() -> None:
                     rounded = {key: round(value, 3) for key, value in row.items()}
                     rows.append({"code": name, **shape, **rounded})
                     print(rows[-1], file=sys.stderr)
-        harness.write("serving", {"n": asked.n, "dim": base.shape[1], "k": K, "repeats": asked.repeats, "rows": rows})
+        harness.write(
+            "request_cost", {"n": asked.n, "dim": base.shape[1], "k": K, "repeats": asked.repeats, "rows": rows}
+        )
 
 
 def _medians(turns: list[dict[str, Any]]) -> dict[str, float]:
