@@ -12,33 +12,39 @@ from matching.fusion import RANK_CONSTANT
 
 
 class Blended(NamedTuple):
-    """Rows int64[m], best first, ties by row; scores float64[m]; and for each the rankings that have it, weightiest first."""
+    """Every row that a ranking has, best first, ties by row.
+
+    Attributes:
+        rows: int64[m].
+        scores: float64[m].
+        parts: float64[s, m], what each ranking gave to the score; 0 where it does not have the row.
+    """
 
     rows: NDArray[np.int64]
     scores: NDArray[np.float64]
-    of: tuple[tuple[int, ...], ...]
+    parts: NDArray[np.float64]
+
+    def named_by(self, at: int) -> tuple[int, ...]:
+        """Return the rankings that have a row, by its position here, the weightiest first."""
+        parts = self.parts[:, at]
+        return tuple(place for place in np.argsort(-parts, kind="stable").tolist() if parts[place] > 0)
 
 
-def blend(rankings: Sequence[tuple[float, NDArray[np.int64]]], k: int) -> Blended:
+def blend(rankings: Sequence[tuple[float, NDArray[np.int64]]]) -> Blended:
     """Fuse rankings by reciprocal ranks: a row's score is the sum of weight / (60 + rank), rank 1 first.
 
     Args:
         rankings: weight above 0 and rows, each once, best first.
-        k: at most so many.
 
     Source: Cormack, Clarke and Buettcher, Reciprocal rank fusion outperforms Condorcet and individual rank learning methods,
     SIGIR 2009, with weights.
     """
     rows = np.concatenate([np.empty(0, np.int64), *(ranked for _, ranked in rankings)])
-    parts = np.concatenate(
-        [np.empty(0), *(weight / (RANK_CONSTANT + 1 + np.arange(len(ranked))) for weight, ranked in rankings)]
-    )
+    given = np.concatenate([np.empty(0), *(weight / (RANK_CONSTANT + 1 + np.arange(len(r))) for weight, r in rankings)])
     which = np.repeat(np.arange(len(rankings)), [len(ranked) for _, ranked in rankings])
     distinct, place = np.unique(rows, return_inverse=True)
-    scores = np.bincount(place, parts, len(distinct)).astype(np.float64)
-    best = np.lexsort((distinct, -scores))[:k]
-    wanted = np.flatnonzero(np.isin(place, best))
-    having: dict[int, list[int]] = {int(at): [] for at in best}
-    for entry in wanted[np.lexsort((which[wanted], -parts[wanted]))].tolist():
-        having[int(place[entry])].append(int(which[entry]))
-    return Blended(distinct[best], scores[best], tuple(tuple(having[int(at)]) for at in best))
+    parts = np.zeros((len(rankings), len(distinct)))
+    parts[which, place] = given
+    scores = parts.sum(axis=0)
+    order = np.lexsort((distinct, -scores))
+    return Blended(distinct[order], scores[order], parts[:, order])

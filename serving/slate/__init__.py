@@ -1,0 +1,8 @@
+"""Slates: what a shop's page asks, how its places are filled, and why each item has its place."""
+
+from serving.slate.pipeline import Filled, fill
+from serving.slate.place import Place
+from serving.slate.query import SlateQuery
+from serving.slate.source import ANY, CONTENT
+
+__all__ = ["ANY", "CONTENT", "Filled", "Place", "SlateQuery", "fill"]

@@ -1,0 +1,41 @@
+"""What a shop's page asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from matching.datapoint import Filter
+
+
+@dataclass(frozen=True, slots=True)
+class SlateQuery:
+    """What a shop's page asks.
+
+    Attributes:
+        user: the shop's own id of who looks; "" where nobody knows.
+        session: the visit.
+        items: what the page shows, the most important last.
+        basket: what lies in it.
+        surface: whose weights are taken; "" those for all.
+        k: how many places.
+        filter: what the items must pass.
+        exclude: ids that are not wanted.
+        exclude_seen: nothing that the user did anything with, as far as that is remembered.
+        exclude_bought: nothing that they bought.
+    """
+
+    user: str = ""
+    session: str = ""
+    items: tuple[str, ...] = ()
+    basket: tuple[str, ...] = ()
+    surface: str = ""
+    k: int = 10
+    filter: Filter = field(default_factory=Filter)
+    exclude: tuple[str, ...] = ()
+    exclude_seen: bool = False
+    exclude_bought: bool = False
+
+    @property
+    def context(self) -> tuple[str, ...]:
+        """The items of the request, the most important last; they never come back."""
+        return (*self.basket, *self.items)
