@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +16,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from matching.errors import CorruptArtifact, InvalidInput, LikewiseError, StorageFull, Unavailable
-from matching.events import Appended, Event, EventItem
+from matching.events import Appended, Event, EventItem, Stretch
+from matching.user_keys import user_digest, visit_digest
 
 _FORMAT: Final = 1
 _ASKED: Final = 500  # values that one question names
@@ -51,6 +51,13 @@ _ERASED: Final = sa.Table(
     sa.Column("digest", sa.Text, primary_key=True),
     sa.Column("at_ms", sa.BigInteger, nullable=False),
 )
+# What followers of the log have to forget, and since which sequence: users, and the visits that were theirs.
+_FORGOTTEN: Final = sa.Table(
+    "likewise_forgotten",
+    _tables,
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("sequence", sa.BigInteger, nullable=False, index=True),
+)
 # One row. Who appends holds it, so that sequences become visible in their order, and none is given out twice.
 _HEAD: Final = sa.Table(
     "likewise_event_log",
@@ -71,7 +78,7 @@ class EventStats:
         n_erased: users that were erased.
         first_ms: when the oldest happened, None where there is none.
         last_ms: when the newest happened.
-        sequence: of the newest event that there ever was.
+        sequence: of the newest event or erasure that there ever was.
     """
 
     n_events: dict[str, int]
@@ -106,6 +113,7 @@ class SqlEventLog:
         self._committing = threading.Lock()
         self._queue_lock = threading.Lock()
         self._queue: list[_Waiting] = []
+        self._tell: Callable[[Stretch], None] = lambda stretch: None
 
     @classmethod
     def open(cls, where: Path | str) -> SqlEventLog:
@@ -142,6 +150,10 @@ class SqlEventLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def tell(self, listener: Callable[[Stretch], None]) -> None:
+        """Call something with what is appended here, in the log's order, before `append` returns; it must be quick."""
+        self._tell = listener
 
     def append(self, events: Sequence[Event]) -> Appended:
         """Keep events, all or none; durable when it returns.
@@ -180,26 +192,66 @@ class SqlEventLog:
                 return
             after = rows[-1].sequence
 
-    def erase(self, user: str) -> int:
-        """Remove every trace of a user and never keep anything of them again; returns how many events went.
+    def stretch(self, after: int, until: int | None = None) -> Stretch:
+        """See `EventLog`."""
+        with self._told("read"), self._engine.begin() as connection:
+            head: int = connection.execute(sa.select(_HEAD.c.sequence)).scalar_one()
+            end = head if until is None else min(until, head)
+            if end <= after:
+                return Stretch(after, after, (), frozenset(), head)
+            within = sa.and_(_EVENTS.c.sequence > after, _EVENTS.c.sequence <= end)
+            rows = connection.execute(sa.select(_EVENTS).where(within).order_by(_EVENTS.c.sequence).limit(_PAGE)).all()
+            if len(rows) == _PAGE:
+                end = rows[-1].sequence
+            forgotten = sa.select(_FORGOTTEN.c.digest).where(
+                _FORGOTTEN.c.sequence > after, _FORGOTTEN.c.sequence <= end
+            )
+            erased = frozenset(connection.scalars(forgotten))
+        return Stretch(after, end, tuple([(row.sequence, _event_of(row)) for row in rows]), erased, head)
 
-        Raises:
-            InvalidInput: `user` is "".
-            Unavailable: the database cannot be reached.
-        """
+    def erase(self, user: str) -> int:
+        """See `EventLog`."""
         if not user:
             raise InvalidInput("[erase] the user is empty; expected the key of one; nobody was erased")
         with self._told("erase"):
-            with self._writing.begin() as connection:
-                self._locked_sequence(connection)
-                mark = self._insert_missing(_ERASED).values(digest=_digest(user), at_ms=int(time.time() * 1e3))
-                connection.execute(mark)
-                n_gone = connection.execute(sa.delete(_EVENTS).where(_EVENTS.c.user_key == user)).rowcount
+            n_gone = self._erase(user)
             with self._engine.connect() as held:
                 # what was deleted is in old pages still
                 tidy = "PRAGMA wal_checkpoint(TRUNCATE)" if self._is_sqlite else "VACUUM likewise_events"
                 held.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql(tidy)
         return n_gone
+
+    def _erase(self, user: str) -> int:
+        """Who appends waits for the events alone that came while the log was looked through."""
+        looked: tuple[set[str], int, list[int]] = set(), 0, []
+        while True:
+            with self._writing.begin() as connection:
+                sequence = self._locked_sequence(connection) + 1
+                visits = self._visits_of(connection, user)
+                if visits <= looked[0]:
+                    ours = [_EVENTS.c.user_key == user]
+                    ours += [_EVENTS.c.sequence.in_(part) for part in _parts(looked[2])]
+                    ours += [_of_nobody(part, looked[1]) for part in _parts(sorted(visits))]
+                    n_gone = sum(connection.execute(sa.delete(_EVENTS).where(each)).rowcount for each in ours)
+                    at_ms = int(time.time() * 1e3)
+                    digest = user_digest(user)
+                    connection.execute(self._insert_missing(_ERASED).values(digest=digest, at_ms=at_ms))
+                    for each in (digest, *map(visit_digest, sorted(visits))):
+                        connection.execute(sa.delete(_FORGOTTEN).where(_FORGOTTEN.c.digest == each))
+                        connection.execute(sa.insert(_FORGOTTEN).values(digest=each, sequence=sequence))
+                    connection.execute(sa.update(_HEAD).values(sequence=sequence))
+                    return n_gone
+            with self._engine.begin() as connection:
+                head: int = connection.execute(sa.select(_HEAD.c.sequence)).scalar_one()
+                visits = self._visits_of(connection, user)
+                found: list[int] = []
+                for part in _parts(sorted(visits)):
+                    found += connection.scalars(sa.select(_EVENTS.c.sequence).where(_of_nobody(part, 0)))
+                looked = visits, head, found
+
+    def _visits_of(self, connection: sa.Connection, user: str) -> set[str]:
+        wanted = sa.select(_EVENTS.c.session).where(_EVENTS.c.user_key == user, _EVENTS.c.session != "").distinct()
+        return set(connection.scalars(wanted))
 
     def stats(self) -> EventStats:
         """Count what there is; reads all of it.
@@ -254,7 +306,7 @@ class SqlEventLog:
     def _commit(self, group: Sequence[_Waiting]) -> None:
         try:
             with self._told("append"), self._writing.begin() as connection:
-                appended = self._appended(connection, group)
+                appended, stretch = self._appended(connection, group)
         except LikewiseError as error:
             for waiting in group:
                 waiting.error = error
@@ -263,16 +315,19 @@ class SqlEventLog:
                 waiting.error = Unavailable(f"[append] the log was interrupted: {error!r}; send the events again")
             raise
         else:
+            if stretch.events:
+                self._tell(stretch)
             for waiting, told in zip(group, appended, strict=True):
                 waiting.appended = told
 
-    def _appended(self, connection: sa.Connection, group: Sequence[_Waiting]) -> list[Appended]:
+    def _appended(self, connection: sa.Connection, group: Sequence[_Waiting]) -> tuple[list[Appended], Stretch]:
         """Insert what is new of each append, in their order."""
         sequence = self._locked_sequence(connection)
         before = sequence
         events = [event for waiting in group for event in waiting.events]
+        told: list[tuple[int, Event]] = []
         known = _found(connection, _EVENTS.c.event_id, {event.event_id for event in events})
-        digests = {user: _digest(user) for user in {event.user for event in events} if user}
+        digests = {user: user_digest(user) for user in {event.user for event in events} if user}
         erased = _found(connection, _ERASED.c.digest, set(digests.values()))
         rows: list[dict[str, Any]] = []
         answers: list[Appended] = []
@@ -285,11 +340,12 @@ class SqlEventLog:
                 sequence += 1
                 rows.append(_row_of(sequence, event))
                 accepted.append(event)
+                told.append((sequence, event))
             answers.append(Appended(tuple(accepted), len(waiting.events) - len(accepted), sequence))
         if sequence > before:
             connection.execute(sa.insert(_EVENTS), rows)
             connection.execute(sa.update(_HEAD).values(sequence=sequence))
-        return answers
+        return answers, Stretch(before, sequence, tuple(told), frozenset(), sequence)
 
     def _locked_sequence(self, connection: sa.Connection) -> int:
         sequence: int = connection.execute(sa.select(_HEAD.c.sequence).with_for_update()).scalar_one()
@@ -346,15 +402,19 @@ def _sqlite_engine(file: Path) -> sa.Engine:
 
 def _found(connection: sa.Connection, column: sa.Column[str], values: set[str]) -> set[str]:
     """Which of some values a column has."""
-    wanted = sorted(values)
     found: set[str] = set()
-    for start in range(0, len(wanted), _ASKED):
-        found.update(connection.scalars(sa.select(column).where(column.in_(wanted[start : start + _ASKED]))))
+    for part in _parts(sorted(values)):
+        found.update(connection.scalars(sa.select(column).where(column.in_(part))))
     return found
 
 
-def _digest(user: str) -> str:
-    return hashlib.sha256(user.encode()).hexdigest()
+def _parts(values: list[Any]) -> list[list[Any]]:
+    return [values[start : start + _ASKED] for start in range(0, len(values), _ASKED)]
+
+
+def _of_nobody(visits: list[str], after: int) -> sa.ColumnElement[bool]:
+    """Events beyond a sequence, in some visits, of nobody known."""
+    return sa.and_(_EVENTS.c.sequence > after, _EVENTS.c.user_key == "", _EVENTS.c.session.in_(visits))
 
 
 def _row_of(sequence: int, event: Event) -> dict[str, Any]:

@@ -60,12 +60,31 @@ class Appended:
     Attributes:
         accepted: those that were new, in the order given.
         duplicates: how many the log had already, or that came twice, or whose user was erased.
-        sequence: of the newest event in the log; 0 where there never was one.
+        sequence: of the newest event or erasure in the log; 0 where there never was one.
     """
 
     accepted: tuple[Event, ...]
     duplicates: int
     sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """All that a log took in beyond one sequence and up to another.
+
+    Attributes:
+        after: the first of the two.
+        until: the second; the same where there is nothing new.
+        events: each with its sequence, ascending.
+        erased: digests of users, and of the visits that were theirs: nothing of them is in the log any more.
+        head: where the log ended when it was asked.
+    """
+
+    after: int
+    until: int
+    events: tuple[tuple[int, Event], ...]
+    erased: frozenset[str]
+    head: int
 
 
 class EventLog(Protocol):
@@ -90,8 +109,18 @@ class EventLog(Protocol):
         """
         ...
 
+    def stretch(self, after: int, until: int | None = None) -> Stretch:
+        """Return what comes after a sequence, a page at most, and no further than `until`.
+
+        Raises:
+            Unavailable: the database cannot be reached.
+        """
+        ...
+
     def erase(self, user: str) -> int:
         """Remove every trace of a user and never keep anything of them again; returns how many events went.
+
+        That is their events, and those of nobody known in the visits that became theirs. It takes a sequence as an event does.
 
         Raises:
             InvalidInput: `user` is "".

@@ -62,6 +62,16 @@ class UserKeys:
         return hashlib.blake2b(b"fingerprint", digest_size=8, key=self._secret, person=b"likewise").hexdigest()
 
 
+def user_digest(key: str) -> str:
+    """Return what stands for a user's key where the key itself is not to be left: 64 hex digits."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def visit_digest(session: str) -> str:
+    """Return the same for a visit."""
+    return hashlib.sha256(f"visit\0{session}".encode()).hexdigest()
+
+
 def _make(file: Path) -> None:
     """Make a secret, whole or not at all, where there is none."""
     if file.exists():

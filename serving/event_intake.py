@@ -18,7 +18,7 @@ from matching.user_keys import UserKeys
 from serving.settings import EventSettings
 
 Status = Literal["accepted", "duplicate", "rejected"]
-Listener = Callable[[Sequence[Event]], None]
+Listener = Callable[[], None]
 KNOWN_TYPES: Final = frozenset(
     ("view", "click", "add_to_cart", "purchase", "wishlist", "remove", "return", "search", "impression")
 )
@@ -71,11 +71,7 @@ class EventObserver(Protocol):
 
 
 class EventIntake:
-    """The one way into the log of a service. Thread-safe.
-
-    Listeners are called from threads of the intake, one call at a time; events of appends that met may reach them in another
-    order than the log's.
-    """
+    """The one way into the log of a service. Thread-safe."""
 
     def __init__(
         self,
@@ -104,12 +100,11 @@ class EventIntake:
         self._observer = observer
         self._clock_ms = clock_ms
         self._listeners: list[Listener] = []
-        self._telling = threading.Lock()
         self._actors = _Actors(settings.max_per_minute)
         self._threads = ThreadPoolExecutor(_WRITERS, thread_name_prefix="event")
 
     def listen(self, listener: Listener) -> None:
-        """Call something with the accepted events of each request, before the request is answered."""
+        """Call something when events of a request are in the log, before the request is answered; from several threads."""
         self._listeners.append(listener)
 
     def user_key(self, raw_id: str) -> str:
@@ -141,9 +136,8 @@ class EventIntake:
         appended = self.log.append([each for each in checked if isinstance(each, Event)])
         batch.count(appended.accepted)
         if appended.accepted:
-            with self._telling:
-                for listener in self._listeners:
-                    listener(appended.accepted)
+            for listener in self._listeners:
+                listener()
         new = {id(event) for event in appended.accepted}
         return [self._counted(each, new) for each in checked]
 

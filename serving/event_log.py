@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from matching.errors import MissingExtra
 from matching.user_keys import UserKeys
+from serving.event_follower import EventFollower
 from serving.event_intake import EventIntake, EventObserver
 from serving.recommender import Recommender
 from serving.settings import EventSettings, ServingSettings
+from serving.user_state import UserState
 from serving.write_log import broker_of
 
 if TYPE_CHECKING:
@@ -39,9 +41,9 @@ def open_event_log(where: Path | str) -> SqlEventLog:
 
 @contextlib.contextmanager
 def opened_intake(
-    settings: EventSettings, recommender: Recommender, observer: EventObserver
-) -> Iterator[EventIntake | None]:
-    """Open the log and the secret that the settings name; None where they name no log.
+    settings: EventSettings, recommender: Recommender, observer: EventObserver, state: UserState
+) -> Iterator[tuple[EventIntake, EventFollower] | None]:
+    """Open the log and the secret that the settings name, and keep a state level with it; None where they name no log.
 
     Raises:
         InvalidInput: a setting is wrong, or the secret's file.
@@ -59,11 +61,14 @@ def opened_intake(
 
     keys = UserKeys.of_file(settings.user_keys)
     with open_event_log(settings.log) as log:
+        follower = EventFollower(log, state, period_s=settings.follow_s)
         intake = EventIntake(log, keys, settings=settings, knows_item=knows_item, observer=observer)
+        intake.listen(follower.settle)
         try:
-            yield intake
+            yield intake, follower
         finally:
             intake.close()
+            follower.close()
 
 
 def follow_stream(

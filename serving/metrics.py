@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from matching.live import LiveIndex
 from matching.version import IndexVersion, SearchResult
 from serving.admission import Admission
+from serving.event_follower import EventLag
 from serving.event_intake import KNOWN_TYPES
 from serving.freshness import Freshness
 from serving.lag import Lag
@@ -184,6 +185,19 @@ class Metrics:
             "likewise_events", "Events told, by what became of them", ["event_type", "outcome"], registry=registry
         )
         self._odd_events = Counter("likewise_odd_events", "Events that are odd, by why", ["reason"], registry=registry)
+        self._event_lag = Gauge(
+            "likewise_event_log_lag_events",
+            "Events and erasures in the log of events that recommendations do not know of yet",
+            registry=registry,
+        )
+        self._event_lag_seconds = Gauge(
+            "likewise_event_log_lag_seconds",
+            "Time since what is known of users was level with the log of events",
+            registry=registry,
+        )
+        self._is_event_log_reachable = Gauge(
+            "likewise_event_log_reachable", "1 while the log of events answers", registry=registry
+        )
         self._of_event = functools.cache(self._events.labels)
         self._refusals = Counter(
             "likewise_version_refusals", "Versions that were asked for and not served", ["served"], registry=registry
@@ -321,6 +335,12 @@ class Metrics:
     def odd_event(self, reason: str) -> None:
         """Count an event that is odd: `unknown_item`, `ahead`."""
         self._odd_events.labels(reason).inc()
+
+    def followed(self, lag: EventLag) -> None:
+        """Set how far what is known of users is behind the log of events."""
+        self._event_lag.set(lag.n_events)
+        self._event_lag_seconds.set(lag.seconds)
+        self._is_event_log_reachable.set(lag.is_reachable)
 
     def refused_version(self, endpoint: str) -> None:
         """Count a version that was asked for and is not served."""

@@ -178,10 +178,13 @@ async def _serve(
             admission = Admission(settings, max_per_caller=auth.max_in_flight)
             observation = Observation(metrics, recommender, admission, settings=settings, store=store.path)
             looking.callback(observation.close)  # after the live indexes that it may wait for
-            intake = held.enter_context(opened_intake(events, recommender, metrics))
-            if intake is not None:
-                await asyncio.get_running_loop().run_in_executor(None, state.rebuild, intake.log.read())
-                intake.listen(state.take)
+            intake = None
+            taking = held.enter_context(opened_intake(events, recommender, metrics, state))
+            if taking is not None:
+                intake, follower = taking
+                await asyncio.to_thread(follower.catch_up)
+                follower.follow()
+                metrics.watch(lambda: metrics.followed(follower.lag))
                 if events.stream is not None:
                     held.push_async_callback(follow_stream(events, settings, intake, metrics).close)
             recommendations = Recommendations(

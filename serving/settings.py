@@ -129,6 +129,9 @@ class EventSettings(BaseModel):
     unknown_items: Literal["keep", "reject"] = Field(
         default="keep", description="what becomes of events whose items are not served; they are counted either way"
     )
+    follow_s: float = Field(
+        default=0.2, gt=0, le=60, description="how often the log is asked what others have appended or erased"
+    )
 
     stream: str | None = Field(
         default=None,

@@ -1,21 +1,21 @@
-"""What each user and each visit did lately, in memory: a listener of the events that are taken.
+"""What each user and each visit did lately, in memory: what a log of events says of them.
 
 A user is a dict entry and a string of 9 bytes an act; the least recently seen ones give way.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from matching.events import Event
+from matching.events import Event, Stretch
 from matching.interactions import EVENT_WEIGHTS
+from matching.user_keys import user_digest, visit_digest
 
 # What is remembered; the place in this list is what is kept of a type. Other types say nothing of the wish for an item.
 _KINDS: Final = ("view", "click", "wishlist", "add_to_cart", "purchase")
@@ -52,10 +52,12 @@ class UserState:
     Attributes:
         max_acts: remembered of one user.
         max_users: remembered, visits of unknown users among them.
+        sequence: up to which the log is known.
     """
 
     max_acts: int = 50
     max_users: int = 1_000_000
+    sequence: int = 0
     _acts: dict[int, bytes] = field(default_factory=dict)  # least recently seen first
     _ids: list[str] = field(default_factory=list)
     _places: dict[str, int] = field(default_factory=dict)
@@ -65,18 +67,35 @@ class UserState:
         return len(self._acts)
 
     def take(self, events: Sequence[Event]) -> None:
-        """Remember what was accepted."""
+        """Remember some events."""
         with self._lock:
             for event in events:
                 self._take(event)
 
-    def rebuild(self, log: Iterable[tuple[int, Event]]) -> int:
-        """Remember what a log holds, as `EventLog.read` yields it; return how many events that were."""
-        n = 0
-        for _, event in log:
-            self.take((event,))
-            n += 1
-        return n
+    def follow(self, stretch: Stretch) -> int:
+        """Take in what a log tells next, and forget whom it forgot.
+
+        Returns:
+            Up to which sequence the log is known now; before `stretch.after`, nothing was taken, and what lies between is needed
+            first. What is known already is not taken again.
+        """
+        with self._lock:
+            if self.sequence < stretch.after:
+                return self.sequence
+            for sequence, event in stretch.events:
+                if sequence > self.sequence:
+                    self._take(event)
+            if stretch.until > self.sequence:
+                self.sequence = stretch.until
+                for digest in stretch.erased:
+                    self._acts.pop(_key(digest), None)
+            return self.sequence
+
+    def clear(self) -> None:
+        """Forget everybody, and the log."""
+        with self._lock:
+            self._acts.clear()
+            self.sequence = 0
 
     def recent(self, user: str, session: str) -> Recent:
         """Return what a user did, and what was done in a visit that is not known to be theirs yet.
@@ -85,7 +104,7 @@ class UserState:
             user: a keyed hash, "" for unknown.
             session: "" for unknown.
         """
-        keys = [key for key in (_key("u", user), _key("s", session)) if key]
+        keys = [key for key in (_user(user), _visit(session)) if key]
         with self._lock:
             parts = [np.frombuffer(self._acts.get(key, b""), _ACT) for key in keys]
             acts = np.concatenate([np.empty(0, _ACT), *parts])
@@ -95,13 +114,8 @@ class UserState:
         kinds = acts["kind"]
         return Recent(items, acts["at_s"].astype(np.int64) * 1000, _WEIGHTS[kinds], kinds == _BOUGHT)
 
-    def erase(self, user: str) -> None:
-        """Forget a user."""
-        with self._lock:
-            self._acts.pop(_key("u", user), None)
-
     def _take(self, event: Event) -> None:
-        user, session = _key("u", event.user), _key("s", event.session)
+        user, session = _user(event.user), _visit(event.session)
         owner = user or session
         if not owner:
             return
@@ -139,9 +153,17 @@ class UserState:
         return kept
 
 
-def _key(kind: str, name: str) -> int:
+def _user(key: str) -> int:
+    return _key(user_digest(key)) if key else 0
+
+
+def _visit(session: str) -> int:
+    return _key(visit_digest(session)) if session else 0
+
+
+def _key(digest: str) -> int:
     """A number in place of a name: a fifth of the memory."""
-    return int.from_bytes(hashlib.blake2b(f"{kind}{name}".encode(), digest_size=15).digest(), "little") if name else 0
+    return int(digest[:30], 16)
 
 
 def _merged(held: bytes, told: bytes) -> bytes:

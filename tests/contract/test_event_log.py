@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from matching.errors import CorruptArtifact, InvalidInput, StorageFull, Unavailable
 from matching.event_log import EventStats, SqlEventLog
-from matching.events import Appended, Event, EventItem
+from matching.events import Appended, Event, EventItem, Stretch
+from matching.user_keys import user_digest, visit_digest
 from tests.databases import PostgresProcess
 from tests.disks import empty, fill, small_disk
 
@@ -91,7 +92,7 @@ def test_an_erased_user_stays_away(opener: Open) -> None:
         assert log.erase("ann") == 2
         assert [kept.user for _, kept in log.read()] == ["bob"]
         assert log.erase("ann") == 0
-        assert log.append([event(1, "ann"), event(4, "ann"), event(5, "bob")]) == Appended((event(5, "bob"),), 2, 4)
+        assert log.append([event(1, "ann"), event(4, "ann"), event(5, "bob")]) == Appended((event(5, "bob"),), 2, 6)
     with opener() as log:
         assert log.append([event(9, "ann")]).accepted == ()
         assert (log.stats().n_users, log.stats().n_erased) == (1, 1)
@@ -104,8 +105,54 @@ def test_a_sequence_is_never_given_twice(opener: Open) -> None:
         log.append([event(1, "ann"), event(2, "ann")])
         log.erase("ann")
     with opener() as log:
-        assert log.append([event(3, "bob")]).sequence == 3
-        assert [sequence for sequence, _ in log.read()] == [3]
+        assert log.append([event(3, "bob")]).sequence == 4
+        assert [sequence for sequence, _ in log.read()] == [4]
+
+
+def test_what_was_done_before_they_logged_in_goes_with_a_user(opener: Open) -> None:
+    def done(number: int, user: str, visit: str) -> Event:
+        return replace(event(number, user), session=visit)
+
+    kept = [done(3, "", "other"), done(4, "bob", "v1"), done(5, "", "")]
+    with opener() as log:
+        log.append([done(1, "", "v1"), done(2, "ann", "v1"), *kept, done(6, "", "v2"), done(7, "ann", "v2")])
+        assert log.erase("ann") == 4
+        assert [each for _, each in log.read()] == kept
+        told = log.stretch(0)
+        assert told.erased == {user_digest("ann"), visit_digest("v1"), visit_digest("v2")}
+
+
+def test_stretches_are_what_was_appended_and_erased_in_their_order(opener: Open) -> None:
+    with opener() as log, opener() as other:
+        own: list[Stretch] = []
+        log.tell(own.append)
+        assert log.stretch(0) == Stretch(0, 0, (), frozenset(), 0)
+        log.append([event(1, "ann"), event(2, "bob")])
+        log.append([event(1, "ann")])
+        other.append([event(3, "ann")])
+        log.append([event(4, "bob")])
+        assert own == [
+            Stretch(0, 2, ((1, event(1, "ann")), (2, event(2, "bob"))), frozenset(), 2),
+            Stretch(3, 4, ((4, event(4, "bob")),), frozenset(), 4),
+        ]
+        assert log.stretch(2, until=3) == Stretch(2, 3, ((3, event(3, "ann")),), frozenset(), 4)
+        assert log.stretch(2, until=2) == Stretch(2, 2, (), frozenset(), 4)
+        other.erase("ann")
+        erased = frozenset([user_digest("ann"), visit_digest("s")])
+        assert log.stretch(2) == Stretch(2, 5, ((4, event(4, "bob")),), erased, 5)
+        assert log.stretch(2, until=4).erased == frozenset()
+        log.append([event(number, "bob") for number in range(10, 4_510)])
+        first = log.stretch(4)
+        assert (first.after, first.until, len(first.events), first.erased, first.head) == (
+            4,
+            2_005,
+            2_000,
+            erased,
+            4_505,
+        )
+        second = log.stretch(first.until)
+        assert (second.until, second.erased) == (4_005, frozenset())
+        assert log.stretch(second.until).until == log.stretch(9_999).head == 4_505
 
 
 def test_writers_that_meet_keep_all_once_and_a_reader_misses_none(opener: Open) -> None:
@@ -157,9 +204,13 @@ def test_a_log_is_a_dict_in_the_order_of_arrival(steps: list[list[tuple[int, str
                 assert log.erase(user) == len(gone)
                 kept = {key: value for key, value in kept.items() if key not in gone}
                 erased.add(user)
+                sequence += 1
                 continue
             events = [
-                replace(event(each, f"{user}{salt}" if user else ""), event_id=f"{salt}/{each}") for each, user in step
+                replace(
+                    event(each, f"{user}{salt}" if user else ""), event_id=f"{salt}/{each}", session=f"{user}{salt}"
+                )
+                for each, user in step
             ]
             accepted = []
             for each in events:

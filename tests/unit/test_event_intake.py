@@ -54,7 +54,7 @@ class Shop:
             observer=self.counted,
             clock_ms=lambda: self.now,
         )
-        self.intake.listen(lambda events: self.heard.append(tuple(events)))
+        self.intake.listen(lambda: self.heard.append(tuple(self.kept())))
 
     def write(self, *told: ToldEvent | Malformed) -> list[tuple[str, str]]:
         return [(each.status, each.reason) for each in self.intake.write(told)]

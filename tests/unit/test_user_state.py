@@ -7,7 +7,8 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matching.events import Event, EventItem
+from matching.events import Event, EventItem, Stretch
+from matching.user_keys import user_digest, visit_digest
 from serving.user_state import UserState
 
 _numbers = itertools.count()
@@ -16,6 +17,30 @@ _numbers = itertools.count()
 def event(kind: str, *items: str, user: str = "", session: str = "", at_s: int = 0) -> Event:
     told = tuple(EventItem(item) for item in items)
     return Event(f"e{next(_numbers)}", kind, user, session, told, at_s * 1000, at_s * 1000)
+
+
+def stretch(*events: Event, after: int = 0, erased: tuple[str, ...] = ()) -> Stretch:
+    told = tuple(enumerate(events, after + 1))
+    until = after + len(told) + bool(erased)
+    return Stretch(after, until, told, frozenset(erased), until)
+
+
+def test_a_log_is_followed_without_gaps_and_without_repeats() -> None:
+    state = UserState()
+    a, b, c, d = (event("view", name, user="u", session="s", at_s=at) for at, name in enumerate("abcd"))
+    assert state.follow(stretch(a)) == 1
+    assert state.follow(stretch(c, after=2)) == 1  # b is not known yet
+    assert state.recent("u", "").items == ("a",)
+    assert state.follow(stretch(b, after=1)) == 2
+    assert state.follow(stretch(a, b, c)) == 3  # the first two again
+    assert state.follow(stretch(a, b)) == 3
+    assert state.recent("u", "").items == ("a", "b", "c")
+    other = event("view", "x", session="t")
+    assert state.follow(stretch(other, after=3, erased=(user_digest("u"), visit_digest("t")))) == 5
+    assert state.recent("u", "s").items == state.recent("", "t").items == ()
+    assert state.follow(stretch(d, after=5)) == 6
+    state.clear()
+    assert (state.sequence, len(state)) == (0, 0)
 
 
 def test_acts_come_back_in_their_order_with_what_they_say() -> None:
@@ -56,9 +81,6 @@ def test_what_is_taken_back_is_forgotten() -> None:
     )
     state.take([event("remove", "a", "unknown", user="u"), event("return", "c", user="u")])
     assert state.recent("u", "").items == ("b", "a")
-    state.take([event("view", "z", user="v")])
-    state.erase("v")
-    assert state.recent("v", "").items == ()
 
 
 def test_memory_is_bounded_by_user_and_by_users() -> None:
@@ -102,7 +124,7 @@ def test_a_rebuilt_state_is_that_of_an_obvious_memory(told: list[tuple[str, str,
     lived, rebuilt = UserState(), UserState()
     for one in events:
         lived.take([one])
-    assert rebuilt.rebuild(enumerate(events)) == len(events)
+    assert rebuilt.follow(stretch(*events)) == len(events)
     for (kind, name), acts in slow.items():
         asked = (name, "") if kind == "user" else ("", name)
         assert lived.recent(*asked).items == tuple(act[2] for act in acts)
