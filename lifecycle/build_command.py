@@ -10,6 +10,8 @@ import typer
 
 from index_builder.draft import Built
 from index_builder.settings import BuildSettings
+from lifecycle.run_commands import keep_record
+from lifecycle.runs.record import INDEX
 from lifecycle.settings import Settings, load_settings
 from lifecycle.terminal import ProgressBar, out, print_json, print_table
 from lifecycle.version_commands import JsonOption
@@ -105,6 +107,7 @@ def build(
             assert vectors is not None
             built = _from_vectors(held, vectors, metric, chosen, progress, parent, log_sequence, rejects)
     move = held.set_alias(name, built.version_id, why="built")
+    keep_record(held, settings.runs, INDEX)
     manifest = built.manifest
     if as_json:
         print_json(

@@ -22,6 +22,7 @@ from lifecycle import (
     event_commands,
     key_commands,
     log_commands,
+    run_commands,
     search_command,
     serve_command,
     snapshot_commands,
@@ -49,6 +50,7 @@ app.add_typer(key_commands.app, name="keys")
 app.add_typer(log_commands.app, name="log")
 app.add_typer(event_commands.app, name="events")
 app.add_typer(audit_commands.app, name="audit")
+app.add_typer(run_commands.app, name="runs")
 app.command("build")(build_command.build)
 app.command("search")(search_command.search)
 app.command("serve")(serve_command.serve)

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from embeddings.settings import EncodeSettings
 from index_builder.settings import BuildSettings
+from lifecycle.runs.settings import RunsSettings
 from matching.errors import InvalidInput
 from serving.settings import (
     AuthSettings,
@@ -51,6 +52,7 @@ class Settings(BaseSettings):
     auth: AuthSettings = Field(default_factory=AuthSettings)
     tls: TlsSettings = Field(default_factory=TlsSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)
+    runs: RunsSettings = Field(default_factory=RunsSettings)
 
     @classmethod
     def settings_customise_sources(

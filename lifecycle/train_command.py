@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from lifecycle.run_commands import keep_record
+from lifecycle.settings import load_settings
 from lifecycle.terminal import err, out, print_json
 from lifecycle.version_commands import JsonOption, StoreOption
 from matching.errors import InvalidInput, MissingExtra
@@ -17,6 +19,7 @@ from matching.store import Store, check_name
 
 
 def train(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(help="popular, trending, sequential-rules, item-knn, ease, ials or bought-together."),
@@ -43,7 +46,9 @@ def train(
     except ImportError as error:
         raise MissingExtra(f"[train] {error.name} is not installed; install likewise[recommend]") from error
     check_name(alias)
-    models = ModelStore(Store(store).path)
+    settings = load_settings(context.obj)
+    held = Store(store)
+    models = ModelStore(held.path)
     weights = weights_of(weight) if weight else EVENT_WEIGHTS
     if source == "bought-together" and not weight:
         weights = {"purchase": 1.0}
@@ -57,6 +62,7 @@ def train(
     manifest = fit(models, source, interactions, now_ms=now_ms, events=events)
     model_id = model_id_of(manifest)
     models.set_alias(source, model_id, alias=alias, why="trained")
+    keep_record(held, settings.runs, source)
     told = {
         "source": source,
         "model": model_id,

@@ -1,3 +1,8 @@
 """Fixtures for all tests."""
 
+import os
+
+# MLflow takes seconds to start; tests of runs say so where they want it.
+os.environ["LIKEWISE__RUNS__RECORD"] = "false"
+
 pytest_plugins = ["tests.brokers", "tests.databases", "tests.versions"]

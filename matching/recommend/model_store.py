@@ -51,6 +51,24 @@ class ModelStore:
         """Return the ids of a source's models, oldest first."""
         return tuple(sorted(found.parent.name for found in (self._path / source).glob(f"[0-9]*/{_MANIFEST}")))
 
+    def aliases(self, source: str) -> dict[str, str]:
+        """Return the model that each alias of a source names.
+
+        Raises:
+            CorruptArtifact: a line of the history of one is damaged.
+        """
+        names = sorted(file.stem for file in (self._path / source / "aliases").glob("*.jsonl"))
+        return {name: moves[-1].new for name in names if (moves := self.history(source, name))}
+
+    def directory(self, source: str, name: str = CHAMPION) -> Path:
+        """Return where the model that `name`, an alias or a model's id, stands for lies.
+
+        Raises:
+            NotFound: it is neither.
+            CorruptArtifact: the alias's history is damaged.
+        """
+        return self._path / source / self.resolve(source, name)
+
     def publish(
         self, ids: Sequence[str], arrays: Mapping[str, Array], describe: Callable[[], ModelManifest]
     ) -> ModelManifest:
@@ -142,7 +160,7 @@ class ModelStore:
             NotFound: no such model.
             CorruptArtifact: it is not what was sealed.
         """
-        directory = self._path / source / self.resolve(source, name)
+        directory = self.directory(source, name)
         content = (directory / _MANIFEST).read_bytes()
         if not directory.name.endswith(hashlib.sha256(content).hexdigest()[:16]):
             raise CorruptArtifact(f"[model] {_MANIFEST} of {directory.name} was changed; restore it or train again")
