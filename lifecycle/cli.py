@@ -22,6 +22,7 @@ from lifecycle import (
     event_commands,
     key_commands,
     log_commands,
+    rule_commands,
     run_commands,
     search_command,
     serve_command,
@@ -48,6 +49,7 @@ app.add_typer(version_commands.app, name="versions")
 app.add_typer(endpoint_commands.app, name="endpoints")
 app.add_typer(key_commands.app, name="keys")
 app.add_typer(log_commands.app, name="log")
+app.add_typer(rule_commands.app, name="rules")
 app.add_typer(event_commands.app, name="events")
 app.add_typer(audit_commands.app, name="audit")
 app.add_typer(run_commands.app, name="runs")

@@ -49,6 +49,7 @@ class AnyColumns(Protocol):
     def numeric_types(self) -> dict[str, NumericType]: ...
     def numeric_range(self, namespace: str) -> tuple[float, float] | None: ...
     def matching(self, wanted: Filter) -> NDArray[np.uint64]: ...
+    def token_codes(self, namespace: str) -> NDArray[np.int32]: ...
 
 
 class TokenRows(Protocol):
@@ -130,6 +131,7 @@ class Columns:
                 )
         self._numbers = {name: arrays[f"number.{at}"] for at, name in enumerate(_unpacked(arrays, "number.names"))}
         self._numbered = {name: arrays[f"numbered.{at}"].view(np.uint64) for at, name in enumerate(self._numbers)}
+        self._codes: dict[str, NDArray[np.int32]] = {}
 
     @classmethod
     def open(cls, path: Path, *, verify: bool = True) -> Columns:
@@ -225,6 +227,33 @@ class Columns:
         for number in wanted.numeric_restricts:
             self._intersect_number(passing, number)
         return passing
+
+    def token_codes(self, namespace: str) -> NDArray[np.int32]:
+        """Return a number for the first token, in the order of their bytes, that each row has in a namespace; -1 for none.
+
+        Returns:
+            int32[n]; the same number for the same token. Made at the first call, and kept.
+        """
+        codes = self._codes.get(namespace)
+        if codes is None:
+            codes = np.full(len(self), -1, np.int32)
+            tokens = self._allow.get(namespace)
+            if tokens is not None:
+                counts = np.diff(tokens.offsets)
+                of = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+                codes[tokens.rows[::-1]] = of[::-1]  # of several the first is written last
+            self._codes[namespace] = codes
+        return codes
+
+    def token_code(self, namespace: str, token: str) -> int:
+        """Return the number of a token in `token_codes`, -1 where no row has it."""
+        tokens = self._allow.get(namespace)
+        return -1 if tokens is None else tokens.vocabulary.find(token.encode())
+
+    def n_tokens(self, namespace: str) -> int:
+        """Return how many tokens a namespace has."""
+        tokens = self._allow.get(namespace)
+        return 0 if tokens is None else len(tokens.vocabulary)
 
     def _intersect_number(self, passing: NDArray[np.uint64], wanted: NumericRestrict) -> None:
         values = self._numbers.get(wanted.namespace)

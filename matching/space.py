@@ -273,6 +273,27 @@ class Space:
             return shard.vectors[at : at + 1]
         return shard.vectors[shard.offsets[at] : shard.offsets[at + 1]]
 
+    def centres(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the mean of the vectors that each of some rows owns, float32[m, dim]; zeros where it has none to be read now."""
+        out = np.zeros((len(rows), self.dim), np.float32)
+        for shard in self.shards:
+            inside = np.flatnonzero((rows >= shard.first_row) & (rows < shard.first_row + shard.n_rows))
+            if shard.lost or not len(inside):
+                continue
+            local = rows[inside] - shard.first_row
+            if shard.offsets is None:
+                out[inside] = shard.vectors[local]
+                continue
+            first = shard.offsets[local]
+            counts = shard.offsets[local + 1] - first
+            starts = np.cumsum(counts) - counts
+            flat = np.repeat(first - starts, counts) + np.arange(counts.sum())
+            owning = np.flatnonzero(counts)
+            if len(owning):
+                sums = np.add.reduceat(shard.vectors[flat], starts[owning], axis=0)
+                out[inside[owning]] = sums / counts[owning, None].astype(np.float32)
+        return out
+
     def distances(self, query: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the distances of a query, float32[dim] as `search` takes it, to some rows, float32[m]; +inf without a vector."""
         out = np.full(len(rows), np.inf, np.float32)

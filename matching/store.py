@@ -155,7 +155,7 @@ class Store:
             AlreadyExists: somebody else has changed it meanwhile.
             CorruptArtifact: a line of the history is damaged.
         """
-        change = EndpointChange(_now(), by or _user(), why, told)
+        change = EndpointChange(_now(), by or user_name(), why, told)
 
         def make(lines: tuple[dict[str, Any], ...]) -> dict[str, Any]:
             if len(lines) != n_before:
@@ -258,7 +258,7 @@ class Store:
                     f"[store] alias {alias!r} names {now} by now; expected {instead_of}: somebody else moved it meanwhile; look "
                     "at it and try again"
                 )
-            return asdict(AliasMove(_now(), by or _user(), now, target, why))
+            return asdict(AliasMove(_now(), by or user_name(), now, target, why))
 
         return AliasMove(**self._alias_journal(alias).append(make))
 
@@ -352,7 +352,8 @@ def _lock_of(work: Path) -> Path:
     return work.parent / f"{work.name}.lock"
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Return who runs this process, for a history."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name

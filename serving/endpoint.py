@@ -16,7 +16,13 @@ from serving.override import Override
 N_BUCKETS: Final = 10_000
 Knob = str | int | float | bool
 Why = Literal["traffic", "outside", "no_unit", "override"]
-KNOBS: Final[Mapping[str, type[Knob]]] = {"effort": int, "recall_target": float, "exact": bool, "crowding_cap": int}
+KNOBS: Final[Mapping[str, type[Knob]]] = {
+    "effort": int,
+    "recall_target": float,
+    "exact": bool,
+    "crowding_cap": int,
+    "rules": str,
+}
 
 
 def bucket_of(seed: str, unit_id: str) -> int:
@@ -36,7 +42,8 @@ class Variant:
         weight: its share of the units in the split, 0 to 1, a whole number of ten-thousandths.
         mirror: for a shadow, the share of requests that are copied to it, over 0; a shadow has no weight. 0 for all others.
         index: the version id or alias that it answers from.
-        knobs: how its searches are answered where the caller does not say: some of `KNOBS`.
+        knobs: how its searches are answered where the caller does not say, and the alias of the rules of its slates: some of
+            `KNOBS`.
     """
 
     name: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -41,6 +42,7 @@ class RecommendRpcs:
                     sources=place.sources,
                     reason=place.reason,
                     because=place.because,
+                    rules=place.rules,
                 )
                 for place in slate.places
             ],
@@ -50,4 +52,6 @@ class RecommendRpcs:
             variant=slate.variant,
             degraded=slate.is_degraded,
             n_matching=slate.n_matching,
+            rules_version=slate.rules_id,
+            rules=[pb.RecommendResponse.RuleEffect(**asdict(each)) for each in slate.rules],
         )

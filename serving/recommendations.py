@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from matching.errors import InvalidQuery, LimitExceeded
+from matching.rules import Rulebook
 from serving.query import Route
 from serving.recommender import Recommender, check_filter, check_k
 from serving.served_models import ServedModels
+from serving.served_rules import ServedRules
 from serving.settings import RecommendSettings, ServingSettings
-from serving.slate import CONTENT, Filled, Place, SlateQuery, fill
+from serving.slate import CONTENT, Filled, Place, RuleEffect, SlateQuery, fill
 from serving.user_state import UserState
 
 MAX_NAME_CHARS = 1000
@@ -27,8 +29,10 @@ class Slate:
     Attributes:
         recommendation_id: for events that speak of it.
         models: the model of each source that was asked.
-        n_matching: items that pass the filter and are not excluded.
-        is_degraded: a source could not be asked, or an older model answers.
+        n_matching: items that pass the filter and the rules of what may be shown, and are not excluded.
+        rules_id: the rule set that was applied, "" for none.
+        rules: what those that held did.
+        is_degraded: a source could not be asked, or an older model or rule set answers.
     """
 
     recommendation_id: str
@@ -37,6 +41,8 @@ class Slate:
     models: Mapping[str, str]
     places: tuple[Place, ...]
     n_matching: int
+    rules_id: str
+    rules: tuple[RuleEffect, ...]
     is_degraded: bool
 
 
@@ -49,6 +55,7 @@ class Recommendations:
         models: ServedModels,
         state: UserState,
         *,
+        rules: ServedRules,
         settings: RecommendSettings,
         limits: ServingSettings,
         user_key: Callable[[str], str] = str,
@@ -61,13 +68,14 @@ class Recommendations:
         self._recommender = recommender
         self._models = models
         self._state = state
+        self._rules = rules
         self._settings = settings
         self._limits = limits
         self._user_key = user_key
         self._following: asyncio.Task[None] | None = None
 
     def follow(self) -> None:
-        """Ask the newest champion of each source from now on."""
+        """Ask the newest champion of each source, and apply the newest rules, from now on."""
         self._following = asyncio.create_task(self._follow(), name="models")
 
     async def close(self) -> None:
@@ -84,7 +92,7 @@ class Recommendations:
             InvalidQuery: no such surface, or the filter contradicts the version.
             LimitExceeded: too many places or ids, or a name is too long.
             DeadlineExceeded: the time ran out.
-            NotFound: no such endpoint.
+            NotFound: no such endpoint, or the variant's rules are not there.
         """
         self._check(query)
         weights = self._weights(query.surface)
@@ -93,8 +101,9 @@ class Recommendations:
         recent = self._state.recent(self._user_key(query.user), query.session)
         now_ms = int(time.time() * 1000)
 
-        def work() -> Filled:
-            return fill(
+        def work() -> tuple[Rulebook, Filled]:
+            rulebook = self._rules.book(str(snapshot.knobs.get("rules", "")))
+            return rulebook, fill(
                 snapshot.version,
                 query,
                 recent,
@@ -103,9 +112,10 @@ class Recommendations:
                 weights,
                 now_ms=now_ms,
                 content_space=self._settings.content_space,
+                rulebook=rulebook,
             )
 
-        filled = await self._recommender.in_thread(work, deadline)
+        rulebook, filled = await self._recommender.in_thread(work, deadline)
         return Slate(
             secrets.token_hex(8),
             snapshot.version.version_id,
@@ -113,7 +123,9 @@ class Recommendations:
             {source: model.model_id for source, model in models.items()},
             filled.places,
             filled.n_matching,
-            bool(filled.lost or refusals or snapshot.version.lost),
+            rulebook.rules.rules_id,
+            filled.rules,
+            bool(filled.lost or refusals or self._rules.refusals or snapshot.version.lost),
         )
 
     def _weights(self, surface: str) -> Mapping[str, float]:
@@ -146,3 +158,4 @@ class Recommendations:
         while True:
             await asyncio.sleep(self._limits.follow_s)
             await asyncio.to_thread(self._models.look)
+            await asyncio.to_thread(self._rules.look)

@@ -766,7 +766,8 @@ def _written(live: LiveIndex, prepare: Callable[[LiveIndex], Sequence[Write]], r
 
 def _turned(options: Options, knobs: Mapping[str, Knob]) -> Options:
     """Return options with a variant's knobs where the caller left the default."""
-    untouched = {name: value for name, value in knobs.items() if getattr(options, name) == getattr(_DEFAULTS, name)}
+    searching = {name: value for name, value in knobs.items() if name != "rules"}  # those are of slates
+    untouched = {name: value for name, value in searching.items() if getattr(options, name) == getattr(_DEFAULTS, name)}
     return replace(options, **untouched)  # type: ignore[arg-type]
 
 

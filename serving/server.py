@@ -30,6 +30,7 @@ from serving.recommendations import Recommendations
 from serving.recommender import Recommender
 from serving.request_log import audit_to, log_to_stderr
 from serving.served_models import ServedModels
+from serving.served_rules import ServedRules
 from serving.settings import (
     AuthSettings,
     EventSettings,
@@ -95,7 +96,7 @@ def serve(
         log_requests: write a line to standard error for every request.
 
     Raises:
-        NotFound: no such version, or a source has no champion.
+        NotFound: no such version or rules, or a source has no champion.
         InvalidInput: the address is not guarded, or a file of keys or certificates is wrong.
         CorruptArtifact: the version or its write log on disk is damaged; nothing was served.
         Unavailable: a port is taken, another process writes to the log, or the version's encoders cannot be loaded here.
@@ -153,6 +154,7 @@ async def _serve(
 ) -> None:
     sources = {*recommend.sources, *(name for weights in recommend.surfaces.values() for name in weights)} - {CONTENT}
     models = ServedModels(store.path, sorted(sources))
+    rules = ServedRules(store.path, recommend.rules)
     state = UserState(recommend.max_acts, recommend.max_users)
     metrics = Metrics()
     deployments = []
@@ -191,6 +193,7 @@ async def _serve(
                 recommender,
                 models,
                 state,
+                rules=rules,
                 settings=recommend,
                 limits=settings,
                 user_key=str if intake is None else intake.user_key,

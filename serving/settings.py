@@ -88,6 +88,10 @@ class RecommendSettings(BaseModel):
         default=None,
         description="space of content neighbours; fused, text or image, or the only one, where not set",
     )
+    rules: str = Field(
+        default="",
+        description="alias of the rules of the shop, put by `likewise rules put`; a variant's knob `rules` names others",
+    )
     max_acts: int = Field(default=50, ge=1, le=1000, description="acts that are remembered of a user or a visit")
     max_users: int = Field(default=1_000_000, ge=1, description="users and visits whose acts are remembered")
 

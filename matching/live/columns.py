@@ -197,6 +197,7 @@ class LiveColumns:
         self._n_rows = n_rows
         self._current = current
         self._overlaid = overlaid
+        self._codes: dict[str, NDArray[np.int32]] = {}
         self.live = live[: n_words(n_rows)]
         self.n_live = cpp_ext.count(self.live, n_rows)
 
@@ -254,6 +255,13 @@ class LiveColumns:
         current = self._present(self._current)
         tags[self._records._rows.view()[current]] = self._records._tags.view()[current]
         return tags
+
+    def token_codes(self, namespace: str) -> NDArray[np.int32]:
+        """Return a number for the first token that each live row has in a namespace, as `Columns` does; -1 for none."""
+        codes = self._codes.get(namespace)
+        if codes is None:
+            codes = self._codes[namespace] = self._new_codes(namespace)
+        return codes
 
     def facets(self, namespace: str) -> dict[str, int]:
         """Return how many live datapoints have each token of a namespace, most frequent first.
@@ -328,6 +336,20 @@ class LiveColumns:
         numbered = cpp_ext.new_bitmap(self._n_records)
         cpp_ext.set_rows(numbered, records[cpp_ext.rows_of(bits, n)])
         cpp_ext.intersect(passing, numbered)
+
+    def _new_codes(self, namespace: str) -> NDArray[np.int32]:
+        codes = np.full(self._n_rows, -1, np.int32)
+        codes[: len(self._base)] = self._base.token_codes(namespace)
+        codes[self._records._rows.view()[self._present(self._current)]] = -1
+        held = self._records._allow.get(namespace)
+        tokens = [] if held is None else sorted(held.records.items(), key=lambda each: each[0].encode(), reverse=True)
+        later = self._base.n_tokens(namespace) + len(tokens)
+        for at, (token, postings) in enumerate(tokens):  # of several the first is written last
+            known = self._base.token_code(namespace, token)
+            own = cpp_ext.new_bitmap(self._n_records)
+            cpp_ext.set_rows(own, postings.below(self._n_records))
+            codes[self._rows_of(own)] = known if known >= 0 else later - at
+        return codes
 
     def _present(self, records: Bitmap) -> NDArray[np.int64]:
         """Return those of a bitmap of records that are current and no deletion."""

@@ -59,6 +59,11 @@ class Asker:
         cpp_ext.clear_rows(self.allowed, rows)
         self._of_items.clear()
 
+    def allow(self, rows: Bitmap) -> None:
+        """Allow the rows of a bitmap from now on."""
+        self.allowed = rows.copy()
+        self._of_items.clear()
+
     def ranking(self, source: str, n: int) -> Ranking:
         """Return the n best allowed rows of a source; fewer where it knows fewer."""
         if source == ANY:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from matching.version import IndexVersion
-from serving.slate.source import ANY, CONTENT, Ranking
+from serving.slate.source import ANY, CONTENT, PINNED, Ranking
 
 _REASONS: Final[Mapping[str, str]] = {
     "popular": "popular",
@@ -21,6 +21,7 @@ _REASONS: Final[Mapping[str, str]] = {
     "bought-together": "bought together with {}",
     CONTENT: "similar to {}",
     ANY: "from the catalogue",
+    PINNED: "chosen by the shop",
 }
 
 
@@ -33,6 +34,7 @@ class Place:
         sources: that named the item, the weightiest first.
         reason: why the first of them did, in words.
         because: the item of the history that the reason speaks of, "" for none.
+        rules: that brought the item, pinned it, boosted or buried it.
     """
 
     item_id: str
@@ -40,6 +42,7 @@ class Place:
     sources: tuple[str, ...]
     reason: str
     because: str
+    rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,14 @@ class Chosen:
     named_by: tuple[Ranking, ...]
 
 
-def places_of(version: IndexVersion, chosen: Sequence[Chosen]) -> tuple[Place, ...]:
-    """Return the places of what was chosen, in their order; each ranking is asked once for all that it speaks for."""
+def places_of(
+    version: IndexVersion, chosen: Sequence[Chosen], rules: Mapping[int, tuple[str, ...]]
+) -> tuple[Place, ...]:
+    """Return the places of what was chosen, in their order; each ranking is asked once for all that it speaks for.
+
+    Args:
+        rules: by row, those that had to do with it.
+    """
     because = [""] * len(chosen)
     for ranking in {id(each.named_by[0]): each.named_by[0] for each in chosen}.values():
         own = [at for at, each in enumerate(chosen) if each.named_by[0] is ranking]
@@ -66,18 +75,12 @@ def places_of(version: IndexVersion, chosen: Sequence[Chosen]) -> tuple[Place, .
         for at, item_id in zip(own, told, strict=True):
             because[at] = item_id
     ids = version.columns.datapoint_ids([each.row for each in chosen])
-    return tuple(
-        [
-            Place(
-                item_id,
-                each.score,
-                tuple([r.source for r in each.named_by]),
-                _reason(each.named_by[0].source, why),
-                why,
-            )
-            for item_id, each, why in zip(ids, chosen, because, strict=True)
-        ]
-    )
+    return tuple([_place(*each, rules) for each in zip(ids, chosen, because, strict=True)])
+
+
+def _place(item_id: str, chosen: Chosen, because: str, rules: Mapping[int, tuple[str, ...]]) -> Place:
+    sources = tuple([ranking.source for ranking in chosen.named_by])
+    return Place(item_id, chosen.score, sources, _reason(sources[0], because), because, rules.get(chosen.row, ()))
 
 
 def _reason(source: str, because: str) -> str:

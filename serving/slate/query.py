@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from matching.datapoint import Filter
+from serving.user_state import Recent
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +40,10 @@ class SlateQuery:
     def context(self) -> tuple[str, ...]:
         """The items of the request, the most important last; they never come back."""
         return (*self.basket, *self.items)
+
+    def left_out(self, recent: Recent) -> list[str]:
+        """Return the ids that are not to be shown, given what the user and the visit did."""
+        seen = recent.items if self.exclude_seen else ()
+        is_bought = recent.is_bought.tolist() if self.exclude_bought else ()
+        bought = [item for item, is_so in zip(recent.items, is_bought) if is_so]
+        return list({*self.context, *self.exclude, *seen, *bought})

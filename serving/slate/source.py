@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 CONTENT: Final = "content"
 ANY: Final = "any"
+PINNED: Final = "pinned"  # an item that no source named
 
 
 @dataclass(frozen=True, slots=True, eq=False)

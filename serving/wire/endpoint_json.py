@@ -31,6 +31,7 @@ class KnobShape(Shape):
     recall_target: float | None = None
     exact: bool | None = None
     crowding_cap: int | None = None
+    rules: str | None = Field(default=None, description="alias of the rules of its slates")
 
 
 class VariantShape(Shape):

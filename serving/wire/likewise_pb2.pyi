@@ -324,16 +324,18 @@ class Version(_message.Message):
 class Variant(_message.Message):
     __slots__ = ("name", "weight", "mirror", "index", "knobs", "index_version")
     class Knobs(_message.Message):
-        __slots__ = ("effort", "recall_target", "exact", "crowding_cap")
+        __slots__ = ("effort", "recall_target", "exact", "crowding_cap", "rules")
         EFFORT_FIELD_NUMBER: _ClassVar[int]
         RECALL_TARGET_FIELD_NUMBER: _ClassVar[int]
         EXACT_FIELD_NUMBER: _ClassVar[int]
         CROWDING_CAP_FIELD_NUMBER: _ClassVar[int]
+        RULES_FIELD_NUMBER: _ClassVar[int]
         effort: int
         recall_target: float
         exact: bool
         crowding_cap: int
-        def __init__(self, effort: _Optional[int] = ..., recall_target: _Optional[float] = ..., exact: _Optional[bool] = ..., crowding_cap: _Optional[int] = ...) -> None: ...
+        rules: str
+        def __init__(self, effort: _Optional[int] = ..., recall_target: _Optional[float] = ..., exact: _Optional[bool] = ..., crowding_cap: _Optional[int] = ..., rules: _Optional[str] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     MIRROR_FIELD_NUMBER: _ClassVar[int]
@@ -457,20 +459,41 @@ class RecommendRequest(_message.Message):
     def __init__(self, user_id: _Optional[str] = ..., session_id: _Optional[str] = ..., items: _Optional[_Iterable[str]] = ..., basket: _Optional[_Iterable[str]] = ..., surface: _Optional[str] = ..., k: _Optional[int] = ..., restricts: _Optional[_Iterable[_Union[IndexDatapoint.Restriction, _Mapping]]] = ..., numeric_restricts: _Optional[_Iterable[_Union[IndexDatapoint.NumericRestriction, _Mapping]]] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_seen: _Optional[bool] = ..., exclude_bought: _Optional[bool] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
-    __slots__ = ("items", "recommendation_id", "index_version", "models", "variant", "degraded", "n_matching")
+    __slots__ = ("items", "recommendation_id", "index_version", "models", "variant", "degraded", "n_matching", "rules_version", "rules")
     class Item(_message.Message):
-        __slots__ = ("item_id", "score", "sources", "reason", "because")
+        __slots__ = ("item_id", "score", "sources", "reason", "because", "rules")
         ITEM_ID_FIELD_NUMBER: _ClassVar[int]
         SCORE_FIELD_NUMBER: _ClassVar[int]
         SOURCES_FIELD_NUMBER: _ClassVar[int]
         REASON_FIELD_NUMBER: _ClassVar[int]
         BECAUSE_FIELD_NUMBER: _ClassVar[int]
+        RULES_FIELD_NUMBER: _ClassVar[int]
         item_id: str
         score: float
         sources: _containers.RepeatedScalarFieldContainer[str]
         reason: str
         because: str
-        def __init__(self, item_id: _Optional[str] = ..., score: _Optional[float] = ..., sources: _Optional[_Iterable[str]] = ..., reason: _Optional[str] = ..., because: _Optional[str] = ...) -> None: ...
+        rules: _containers.RepeatedScalarFieldContainer[str]
+        def __init__(self, item_id: _Optional[str] = ..., score: _Optional[float] = ..., sources: _Optional[_Iterable[str]] = ..., reason: _Optional[str] = ..., because: _Optional[str] = ..., rules: _Optional[_Iterable[str]] = ...) -> None: ...
+    class RuleEffect(_message.Message):
+        __slots__ = ("rule_id", "kind", "removed", "brought", "dropped", "moved", "cost", "yielded")
+        RULE_ID_FIELD_NUMBER: _ClassVar[int]
+        KIND_FIELD_NUMBER: _ClassVar[int]
+        REMOVED_FIELD_NUMBER: _ClassVar[int]
+        BROUGHT_FIELD_NUMBER: _ClassVar[int]
+        DROPPED_FIELD_NUMBER: _ClassVar[int]
+        MOVED_FIELD_NUMBER: _ClassVar[int]
+        COST_FIELD_NUMBER: _ClassVar[int]
+        YIELDED_FIELD_NUMBER: _ClassVar[int]
+        rule_id: str
+        kind: str
+        removed: int
+        brought: _containers.RepeatedScalarFieldContainer[str]
+        dropped: _containers.RepeatedScalarFieldContainer[str]
+        moved: int
+        cost: float
+        yielded: int
+        def __init__(self, rule_id: _Optional[str] = ..., kind: _Optional[str] = ..., removed: _Optional[int] = ..., brought: _Optional[_Iterable[str]] = ..., dropped: _Optional[_Iterable[str]] = ..., moved: _Optional[int] = ..., cost: _Optional[float] = ..., yielded: _Optional[int] = ...) -> None: ...
     class ModelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -485,6 +508,8 @@ class RecommendResponse(_message.Message):
     VARIANT_FIELD_NUMBER: _ClassVar[int]
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
     N_MATCHING_FIELD_NUMBER: _ClassVar[int]
+    RULES_VERSION_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
     items: _containers.RepeatedCompositeFieldContainer[RecommendResponse.Item]
     recommendation_id: str
     index_version: str
@@ -492,7 +517,9 @@ class RecommendResponse(_message.Message):
     variant: str
     degraded: bool
     n_matching: int
-    def __init__(self, items: _Optional[_Iterable[_Union[RecommendResponse.Item, _Mapping]]] = ..., recommendation_id: _Optional[str] = ..., index_version: _Optional[str] = ..., models: _Optional[_Mapping[str, str]] = ..., variant: _Optional[str] = ..., degraded: _Optional[bool] = ..., n_matching: _Optional[int] = ...) -> None: ...
+    rules_version: str
+    rules: _containers.RepeatedCompositeFieldContainer[RecommendResponse.RuleEffect]
+    def __init__(self, items: _Optional[_Iterable[_Union[RecommendResponse.Item, _Mapping]]] = ..., recommendation_id: _Optional[str] = ..., index_version: _Optional[str] = ..., models: _Optional[_Mapping[str, str]] = ..., variant: _Optional[str] = ..., degraded: _Optional[bool] = ..., n_matching: _Optional[int] = ..., rules_version: _Optional[str] = ..., rules: _Optional[_Iterable[_Union[RecommendResponse.RuleEffect, _Mapping]]] = ...) -> None: ...
 
 class Event(_message.Message):
     __slots__ = ("event_id", "event_type", "user_id", "session_id", "items", "at_ms", "query", "recommendation_id")

@@ -6,12 +6,13 @@ Restricts are read by `vertex_json`, in all the spellings that a search takes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 from pydantic import Field
 
 from serving.recommendations import Slate
-from serving.slate import SlateQuery
+from serving.slate import RuleEffect, SlateQuery
 from serving.wire.endpoint_json import Shape, parsed
 from serving.wire.schema import NumericRestriction, Restriction
 from serving.wire.vertex_json import parse_filter
@@ -43,6 +44,20 @@ class PlaceShape(Shape):
     sources: list[str] = Field(description="that named the item, the weightiest first")
     reason: str = Field(description="why the first of them did, in words")
     because: str = Field(description="the item that the reason speaks of; empty for none")
+    rules: list[str] = Field(description="that brought it, pinned it, boosted or buried it")
+
+
+class RuleEffectShape(Shape):
+    """What a rule that held did."""
+
+    rule_id: str
+    kind: str
+    removed: int = Field(description="items that could have been shown but for it, as the rules before it left them")
+    brought: list[str] = Field(description="ids that came among the k best of the blend by it")
+    dropped: list[str] = Field(description="ids that it pushed out of them")
+    moved: int = Field(description="of those k places, how many hold another item than before it")
+    cost: float = Field(description="the blend's scores of the k best before it less those after it, in sum")
+    yielded: int = Field(description="places that caps gave way for")
 
 
 class RecommendResponse(Shape):
@@ -53,8 +68,10 @@ class RecommendResponse(Shape):
     index_version: str
     models: dict[str, str] = Field(description="the model of each source")
     variant: str
-    degraded: bool = Field(description="a source could not be asked, or an older model answers")
-    n_matching: int = Field(description="items that pass the restricts and are not excluded")
+    degraded: bool = Field(description="a source could not be asked, or an older model or rule set answers")
+    n_matching: int = Field(description="items that pass the restricts and the rules of what may be shown")
+    rules_version: str = Field(description="the rule set that was applied; empty for none")
+    rules: list[RuleEffectShape] = Field(description="those that held, in their order")
 
 
 def parse_recommend(body: Mapping[str, Any]) -> SlateQuery:
@@ -89,6 +106,7 @@ def slate_json(slate: Slate) -> dict[str, Any]:
                 "sources": place.sources,
                 "reason": place.reason,
                 "because": place.because,
+                "rules": place.rules,
             }
             for place in slate.places
         ],
@@ -98,4 +116,11 @@ def slate_json(slate: Slate) -> dict[str, Any]:
         "variant": slate.variant,
         "degraded": slate.is_degraded,
         "nMatching": slate.n_matching,
+        "rulesVersion": slate.rules_id,
+        "rules": [_effect(each) for each in slate.rules],
     }
+
+
+def _effect(effect: RuleEffect) -> dict[str, Any]:
+    told = asdict(effect)
+    return {"ruleId": told.pop("rule_id"), **told}
