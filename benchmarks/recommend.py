@@ -33,7 +33,7 @@ from matching.recommend.model_store import model_id_of
 from matching.sources.training import train
 from matching.store import Store
 from serving.slate import SlateQuery, fill
-from serving.user_state import UserState
+from serving.users_in_memory import UsersInMemory
 
 NOW = 400 * DAY_MS
 N_TASTES = 500
@@ -68,7 +68,7 @@ def told(user: str, items: list[str], at_ms: list[int]) -> list[Event]:
 def state_of(n_users: int, n_acts: int, n_items: int) -> dict[str, float]:
     """Return what the state of so many users takes."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began, state = time.process_time(), UserState(max_users=n_users)
+    began, state = time.process_time(), UsersInMemory(max_users=n_users)
     names = [f"{at:07d}" for at in range(n_items)]
     for user in range(n_users):
         items = tuple(EventItem(names[(user * 7919 + at * 104_729) % n_items]) for at in range(n_acts))
@@ -108,7 +108,7 @@ def main() -> None:
             models[source] = models_of.open(source, model_id_of(manifest))
             result[f"fit_s {source}"] = manifest.metrics["fit_seconds"]
         rows = ItemRows.of(models["trending"].items, version.columns)
-        state = UserState()
+        state = UsersInMemory()
         for user in range(asked.requests):
             history = known.history(user)
             state.take(told(str(user), [known.item_ids[item] for item in history.items], history.at_ms.tolist()))

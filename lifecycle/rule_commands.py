@@ -167,7 +167,7 @@ def _slate(
 ) -> Filled:
     from matching.recommend import ItemRows, ModelStore
     from serving.slate import fill
-    from serving.user_state import UserState
+    from serving.user_state import NOTHING
     from serving.wire.recommend_json import parse_recommend
     from serving.wire.vertex_json import parse_body
 
@@ -176,7 +176,7 @@ def _slate(
     return fill(
         version,
         parse_recommend(parse_body(request.encode(), 20)),
-        UserState().recent("", ""),
+        NOTHING,
         opened,
         lambda items: ItemRows.of(items, version.columns),
         weights,

@@ -30,7 +30,7 @@ class EventLag:
     Attributes:
         n_events: events and erasures that are known to be in the log and are not taken in.
         seconds: since it was level with the log, 0 while it is.
-        is_reachable: whether the log can be asked.
+        is_reachable: whether the log, and what keeps the users, can be asked.
     """
 
     n_events: int
@@ -54,15 +54,24 @@ class EventFollower:
         self._period_s = period_s
         self._own: deque[Stretch] = deque()
         self._advancing = threading.Lock()
-        self._head = 0
+        self._head = self._known = 0
         self._level_at = time.monotonic()
         self._is_reachable = True
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="events-followed", daemon=True)
         log.tell(self._own.append)
 
-    def follow(self) -> None:
-        """Go on by itself from now on."""
+    def follow(self, *, is_patient: bool) -> None:
+        """Take in all that the log holds, then go on by itself.
+
+        Args:
+            is_patient: whether to wait for that; else it comes when all that is needed answers.
+
+        Raises:
+            Unavailable: the log cannot be reached, or what keeps the users does not answer; never where nobody waits.
+        """
+        if is_patient:
+            self.catch_up()
         self._thread.start()
 
     def close(self) -> None:
@@ -75,36 +84,38 @@ class EventFollower:
         """Take in all that the log holds.
 
         Raises:
-            Unavailable: the log cannot be reached.
+            Unavailable: the log cannot be reached, or what keeps the users does not answer.
         """
         with self._advancing:
             self._take_own()
             began = time.monotonic()
             is_level = False
             while not is_level:
-                stretch = self._log.stretch(self._state.sequence)
+                self._known = self._state.sequence
+                stretch = self._log.stretch(self._known)
                 self._head = stretch.head
                 if stretch.head < stretch.after:
                     _log.error("the log of events ends before what was read of it, it was put back; it is read anew")
                     self._own.clear()
                     self._state.clear()
                     continue
-                self._state.follow(stretch)
-                is_level = stretch.until >= stretch.head
+                self._known = self._state.follow(stretch)
+                is_level = self._known >= stretch.head
             self._level_at = began
 
     def settle(self) -> None:
-        """Take in what this process appended; where the log cannot be asked for what lies before it, that comes later."""
-        try:
-            with self._advancing:
+        """Take in what this process appended; where something does not answer that is needed for it, that comes later."""
+        with self._advancing:
+            try:
                 self._take_own()
-        except LikewiseError as error:
-            _log.warning("what is known of users falls behind: %s", error)
+            except LikewiseError as error:
+                self._own.clear()  # the log has it
+                _log.warning("what is known of users falls behind: %s", error)
 
     @property
     def lag(self) -> EventLag:
         """How far behind it is."""
-        n_behind = max(self._head - self._state.sequence, 0)
+        n_behind = max(self._head - self._known, 0)
         seconds = time.monotonic() - self._level_at
         is_level = self._is_reachable and n_behind == 0
         return EventLag(n_behind, 0.0 if is_level else seconds, self._is_reachable)
@@ -112,9 +123,13 @@ class EventFollower:
     def _take_own(self) -> None:
         while self._own:
             own = self._own[0]
-            while self._state.follow(own) < own.after:
-                self._state.follow(self._log.stretch(self._state.sequence, own.after))
-            self._head = max(self._head, own.until)
+            while (known := self._state.follow(own)) < own.until:
+                before = self._log.stretch(known, own.after)
+                if before.until == known:  # the log was put back: the next look reads it anew
+                    self._own.clear()
+                    return
+                self._state.follow(before)
+            self._known, self._head = known, max(self._head, own.until)
             self._own.popleft()
 
     def _run(self) -> None:

@@ -185,6 +185,11 @@ class Metrics:
             "likewise_events", "Events told, by what became of them", ["event_type", "outcome"], registry=registry
         )
         self._odd_events = Counter("likewise_odd_events", "Events that are odd, by why", ["reason"], registry=registry)
+        self._lost_histories = Counter(
+            "likewise_lost_histories",
+            "Recommendations without what is known of who asked, because Redis did not answer",
+            registry=registry,
+        )
         self._event_lag = Gauge(
             "likewise_event_log_lag_events",
             "Events and erasures in the log of events that recommendations do not know of yet",
@@ -196,7 +201,9 @@ class Metrics:
             registry=registry,
         )
         self._is_event_log_reachable = Gauge(
-            "likewise_event_log_reachable", "1 while the log of events answers", registry=registry
+            "likewise_event_log_reachable",
+            "1 while the log of events, and what keeps the users, answer",
+            registry=registry,
         )
         self._of_event = functools.cache(self._events.labels)
         self._refusals = Counter(
@@ -335,6 +342,10 @@ class Metrics:
     def odd_event(self, reason: str) -> None:
         """Count an event that is odd: `unknown_item`, `ahead`."""
         self._odd_events.labels(reason).inc()
+
+    def lost_history(self) -> None:
+        """Count a recommendation without what is known of who asked."""
+        self._lost_histories.inc()
 
     def followed(self, lag: EventLag) -> None:
         """Set how far what is known of users is behind the log of events."""

@@ -8,8 +8,9 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-from matching.errors import InvalidQuery, LimitExceeded
+from matching.errors import InvalidQuery, LimitExceeded, Unavailable
 from matching.rules import Rulebook
 from serving.query import Route
 from serving.recommender import Recommender, check_filter, check_k
@@ -17,7 +18,7 @@ from serving.served_models import ServedModels
 from serving.served_rules import ServedRules
 from serving.settings import RecommendSettings, ServingSettings
 from serving.slate import CONTENT, Filled, Place, RuleEffect, SlateQuery, fill
-from serving.user_state import UserState
+from serving.user_state import NOTHING, Recent, UserState
 
 MAX_NAME_CHARS = 1000
 
@@ -32,7 +33,7 @@ class Slate:
         n_matching: items that pass the filter and the rules of what may be shown, and are not excluded.
         rules_id: the rule set that was applied, "" for none.
         rules: what those that held did.
-        is_degraded: a source could not be asked, or an older model or rule set answers.
+        is_degraded: a source or what keeps the users could not be asked, or an older model or rule set answers.
     """
 
     recommendation_id: str
@@ -44,6 +45,12 @@ class Slate:
     rules_id: str
     rules: tuple[RuleEffect, ...]
     is_degraded: bool
+
+
+class HistoryObserver(Protocol):
+    """Is told of recommendations without what is known of who asked; a service counts them."""
+
+    def lost_history(self) -> None: ...
 
 
 class Recommendations:
@@ -59,11 +66,13 @@ class Recommendations:
         settings: RecommendSettings,
         limits: ServingSettings,
         user_key: Callable[[str], str] = str,
+        observer: HistoryObserver,
     ) -> None:
         """Answer from what the recommender serves.
 
         Args:
             user_key: the key under which the state knows a shop's user.
+            observer: counts.
         """
         self._recommender = recommender
         self._models = models
@@ -72,6 +81,7 @@ class Recommendations:
         self._settings = settings
         self._limits = limits
         self._user_key = user_key
+        self._observer = observer
         self._following: asyncio.Task[None] | None = None
 
     def follow(self) -> None:
@@ -98,7 +108,7 @@ class Recommendations:
         weights = self._weights(query.surface)
         snapshot = self._recommender.resolve(route)
         models, refusals = self._models.models, self._models.refusals
-        recent = self._state.recent(self._user_key(query.user), query.session)
+        recent, is_known = await self._recent(query)
         now_ms = int(time.time() * 1000)
 
         def work() -> tuple[Rulebook, Filled]:
@@ -125,8 +135,19 @@ class Recommendations:
             filled.n_matching,
             rulebook.rules.rules_id,
             filled.rules,
-            bool(filled.lost or refusals or self._rules.refusals or snapshot.version.lost),
+            bool(filled.lost or refusals or self._rules.refusals or snapshot.version.lost or not is_known),
         )
+
+    async def _recent(self, query: SlateQuery) -> tuple[Recent, bool]:
+        """What is known of who asks, and whether what keeps it answered."""
+        asked = self._user_key(query.user), query.session
+        try:
+            if self._state.is_remote:
+                return await asyncio.to_thread(self._state.recent, *asked), True
+            return self._state.recent(*asked), True
+        except Unavailable:
+            self._observer.lost_history()
+            return NOTHING, False
 
     def _weights(self, surface: str) -> Mapping[str, float]:
         weights: Mapping[str, float] = self._settings.sources or {CONTENT: 1.0}

@@ -41,7 +41,7 @@ from serving.settings import (
 )
 from serving.slate import CONTENT
 from serving.tracing import traced
-from serving.user_state import UserState
+from serving.users import open_users
 
 if TYPE_CHECKING:
     import ssl
@@ -155,11 +155,12 @@ async def _serve(
     sources = {*recommend.sources, *(name for weights in recommend.surfaces.values() for name in weights)} - {CONTENT}
     models = ServedModels(store.path, sorted(sources))
     rules = ServedRules(store.path, recommend.rules)
-    state = UserState(recommend.max_acts, recommend.max_users)
+    state = open_users(recommend, events)
     metrics = Metrics()
     deployments = []
     with contextlib.ExitStack() as looking:
         async with contextlib.AsyncExitStack() as held:
+            held.callback(state.close)
             for name in dict.fromkeys(names):
                 deployment = Deployment(
                     store,
@@ -184,8 +185,7 @@ async def _serve(
             taking = held.enter_context(opened_intake(events, recommender, metrics, state))
             if taking is not None:
                 intake, follower = taking
-                await asyncio.to_thread(follower.catch_up)
-                follower.follow()
+                await asyncio.to_thread(follower.follow, is_patient=recommend.redis is None)
                 metrics.watch(lambda: metrics.followed(follower.lag))
                 if events.stream is not None:
                     held.push_async_callback(follow_stream(events, settings, intake, metrics).close)
@@ -197,6 +197,7 @@ async def _serve(
                 settings=recommend,
                 limits=settings,
                 user_key=str if intake is None else intake.user_key,
+                observer=metrics,
             )
             held.push_async_callback(recommendations.close)
             recommendations.follow()

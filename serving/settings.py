@@ -93,7 +93,24 @@ class RecommendSettings(BaseModel):
         description="alias of the rules of the shop, put by `likewise rules put`; a variant's knob `rules` names others",
     )
     max_acts: int = Field(default=50, ge=1, le=1000, description="acts that are remembered of a user or a visit")
-    max_users: int = Field(default=1_000_000, ge=1, description="users and visits whose acts are remembered")
+    max_users: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="users and visits whose acts are remembered in memory; Redis has redis_ttl_s",
+    )
+    redis: str | None = Field(
+        default=None,
+        pattern="^rediss?://[^@]+$",
+        description="Redis that keeps them in place of the memory of each replica, as in `redis://host:6379/0`",
+    )
+    redis_user: str | None = Field(default=None, description="who asks it, where that is not `default`")
+    redis_password_file: Path | None = Field(default=None, description="file with the password of who asks it")
+    redis_timeout_s: float = Field(
+        default=0.05, gt=0, le=10, description="a recommendation waits for it so long, and then goes on without history"
+    )
+    redis_ttl_s: int = Field(
+        default=7_776_000, ge=60, description="it forgets a user or a visit of whom nothing was told for so long"
+    )
 
     @field_validator("sources", "surfaces")
     @classmethod

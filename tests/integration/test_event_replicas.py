@@ -17,6 +17,7 @@ from matching.store import Store
 from matching.user_keys import UserKeys
 from tests.commands import likewise
 from tests.databases import PostgresProcess
+from tests.redis_servers import RedisProcess
 from tests.services import Service, Shop, Start
 from tests.waiting import wait_until
 
@@ -96,6 +97,46 @@ def test_a_visit_becomes_its_users_on_every_replica(replicas: tuple[Service, Ser
     assert not {first, second} & set(slate(two, "ann"))
     wait_until(lambda: not {first, second} & set(slate(one, "ann")), "the merge")
     assert first in slate(one, "", "v")
+
+
+def test_replicas_with_users_in_redis_go_on_without_it_and_catch_up(
+    vector_shop: Shop, start_service: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = RedisProcess()
+    server.start()
+    log = tmp_path / "events.sqlite"
+    asked: dict[str, Any] = {
+        "events": {"log": str(log)},
+        "recommend": {"sources": {"content": 1.0}, "redis": server.url(), "redis_timeout_s": 1},
+    }
+    try:
+        with start_service(vector_shop, **asked) as one, start_service(vector_shop, **asked) as two:
+            for each in (one, two):
+                each.wait_until_ready()
+            first, second, third, *_ = slate(one, "zoe")
+            tell(one, view("1", first, userId="zoe"))
+            assert first not in slate(one, "zoe")
+            assert first not in slate(two, "zoe")  # at once: both ask the same Redis
+            server.kill()
+            status, _, answer = two.ask("POST", "/v1/recommend", {**ASKED, "userId": "zoe"})
+            assert (status, answer["degraded"], len(answer["items"])) == (200, True, 5)
+            assert re.search(r"likewise_lost_histories_total [1-9]", two.ask("GET", "/metrics")[2].decode())
+            tell(two, view("2", second, userId="zoe"))  # the log takes it all the same
+            server.start()
+            for each in (one, two):
+                wait_until(lambda each=each: not {first, second} & set(slate(each, "zoe")), "what it forgot")  # type: ignore[misc]
+            tell(two, view("3", third, userId="zoe"))
+            assert third not in slate(one, "zoe")
+            likewise("events", "erase", log, "--user", "zoe")
+            wait_until(lambda: slate(one, "zoe")[:3] == [first, second, third], "the erasure")
+            assert slate(two, "zoe")[:3] == [first, second, third]
+            assert not one.ask("POST", "/v1/recommend", {**ASKED, "userId": "zoe"})[2]["degraded"]
+        server.kill()
+        with start_service(vector_shop, **asked) as late:
+            late.wait_until_ready()  # a service starts without Redis
+            assert late.ask("POST", "/v1/recommend", {**ASKED, "userId": "zoe"})[2]["degraded"]
+    finally:
+        server.remove()
 
 
 def test_nothing_of_an_erased_user_is_left_on_disk_nor_in_what_is_trained_next(tmp_path: Path) -> None:

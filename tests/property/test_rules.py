@@ -21,10 +21,10 @@ from matching.sources.training import train
 from matching.store import Store
 from matching.version import IndexVersion
 from serving.slate import Filled, SlateQuery, fill
-from serving.user_state import UserState
+from serving.users_in_memory import UsersInMemory
+from tests.acts import event
 from tests.interactions import NOW, random_interactions
 from tests.property.test_slate import rows_in
-from tests.unit.test_user_state import event
 from tests.versions import build_version
 
 KNOWN = random_interactions(6, n_items=50, n=900)
@@ -107,8 +107,8 @@ weights = st.sampled_from([{}, {"item-knn": 1.0}, {"item-knn": 1.0, "sequential-
 ask = settings(max_examples=120)
 
 
-def acts() -> UserState:
-    state = UserState()
+def acts() -> UsersInMemory:
+    state = UsersInMemory()
     state.take([event("purchase", KNOWN.item_ids[at], user="u", at_s=NOW // 1000 - 60 + at) for at in (3, 9, 20)])
     return state
 

@@ -21,9 +21,9 @@ from matching.sources.training import train
 from matching.store import Store
 from matching.version import IndexVersion
 from serving.slate import SlateQuery, fill
-from serving.user_state import UserState
+from serving.users_in_memory import UsersInMemory
+from tests.acts import event
 from tests.interactions import NOW, random_interactions
-from tests.unit.test_user_state import event
 from tests.versions import build_version
 
 KNOWN = random_interactions(6, n_items=60, n=900)
@@ -100,7 +100,7 @@ def test_a_slate_holds_what_may_be_shown_and_no_hole(
     built: Built, query: SlateQuery, weighed: dict[str, float], done: list[tuple[str, str]]
 ) -> None:
     version, models = built
-    state = UserState()
+    state = UsersInMemory()
     state.take([event(kind, item, user="u", at_s=NOW // 1000 - 60 + at) for at, (kind, item) in enumerate(done)])
     recent = state.recent(query.user, "")
     filled = fill(version, query, recent, models, rows_in(version), weighed, now_ms=NOW)
@@ -125,7 +125,7 @@ def test_a_slate_holds_what_may_be_shown_and_no_hole(
 
 def test_one_source_alone_is_its_own_ranking(built: Built) -> None:
     version, models = built
-    history = UserState()
+    history = UsersInMemory()
     history.take([event("purchase", KNOWN.item_ids[3], user="u", at_s=NOW // 1000 - 60)])
     recent = history.recent("u", "")
     model = models["item-knn"]
@@ -143,7 +143,7 @@ def test_what_the_page_shows_counts_and_a_visitor_of_nothing_gets_what_is_popula
     version, models = built
 
     def sources(**asked: Any) -> list[str]:
-        query, recent = SlateQuery(k=75, **asked), UserState().recent("", "")
+        query, recent = SlateQuery(k=75, **asked), UsersInMemory().recent("", "")
         weighed = {"bought-together": 1.0, "popular": 0.0}
         filled = fill(version, query, recent, models, rows_in(version), weighed, now_ms=NOW)
         return [place.sources[0] for place in filled.places]

@@ -32,6 +32,7 @@ HOMES = {
     "nats": {"matching/live/stream_log.py", "serving/event_stream.py"},
     "opentelemetry": {"serving/tracing.py"},
     "sqlalchemy": {"matching/event_log.py"},
+    "redis": {"serving/users_in_redis.py"},
     "jwt": {"serving/jwt_verifier.py"},
     "prometheus_client": {"serving/metrics.py"},
     "fastavro": {"index_builder/catalog/vector_files.py"},
@@ -51,6 +52,7 @@ READ_LATE = {
     "serving/grpc_admission.py",
     "serving/http_connection.py",
     "serving/jwt_verifier.py",
+    "serving/users_in_redis.py",
     "index_builder/sample/pictures.py",
 }  # themselves imported where they are used
 LAZY = {
@@ -66,6 +68,7 @@ LAZY = {
     "mlflow",
     "nats",
     "opentelemetry",
+    "redis",
     "sqlalchemy",
     "PIL",
 }

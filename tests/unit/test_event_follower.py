@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,14 @@ from matching.event_log import SqlEventLog
 from matching.events import Event, EventItem, Stretch
 from matching.user_keys import user_digest
 from serving.event_follower import EventFollower
-from serving.user_state import UserState
+from serving.users_in_memory import UsersInMemory
+from serving.users_in_redis import UsersInRedis
 from tests.databases import PostgresProcess
+from tests.redis_servers import RedisProcess
 from tests.waiting import wait_until
 
 
-class Heard(UserState):
+class Heard(UsersInMemory):
     """A state that keeps what it was told, too."""
 
     def __init__(self) -> None:
@@ -91,7 +94,7 @@ def test_what_a_process_appends_itself_is_known_at_once_and_not_read(replicas: t
 
 def test_a_running_follower_learns_of_events_and_erasures_of_others(replicas: tuple[Replica, Replica]) -> None:
     one, other = replicas
-    one.follower.follow()
+    one.follower.follow(is_patient=True)
     other.log.append([event(number, user="v") for number in range(5_000)])
     wait_until(lambda: len(one.state.heard) == 5_000, "what the other appended")
     assert one.state.heard == list(range(1, 5_001))
@@ -138,8 +141,8 @@ def test_replicas_end_as_one_that_reads_the_log_at_last(
 
 def test_writers_that_meet_are_told_in_the_order_of_the_log(replicas: tuple[Replica, Replica]) -> None:
     one, other = replicas
-    one.follower.follow()
-    other.follower.follow()
+    one.follower.follow(is_patient=True)
+    other.follower.follow(is_patient=True)
 
     def write(writer: int) -> None:
         mine = replicas[writer % 2]
@@ -155,6 +158,34 @@ def test_writers_that_meet_are_told_in_the_order_of_the_log(replicas: tuple[Repl
     for each in replicas:
         wait_until(lambda each=each: len(each.state.heard) == 180, "all events")  # type: ignore[misc]
         assert each.state.heard == list(range(1, 181))
+
+
+def test_replicas_that_share_a_redis_bring_it_each_event_once(tmp_path: Path, redis_server: RedisProcess) -> None:
+    def shared() -> tuple[SqlEventLog, UsersInRedis, EventFollower]:
+        log = SqlEventLog.open(tmp_path / "events.sqlite")
+        users = UsersInRedis(redis_server.url(), name=tmp_path.name, max_acts=500, ttl_s=1000, timeout_s=5)
+        return log, users, EventFollower(log, users, period_s=0.02)
+
+    replicas = [shared() for _ in range(3)]
+    for _, _, follower in replicas:
+        follower.follow(is_patient=False)
+
+    def write(writer: int) -> None:
+        log, users, follower = replicas[writer]
+        for number in range(20):
+            log.append([event(3 * number + writer, user=f"u{writer}"), event(1000 + 3 * number + writer, user="all")])
+            follower.settle()
+            assert f"i{3 * number + writer}" in users.recent(f"u{writer}", "").items
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(write, range(3)))
+    for log, users, follower in replicas:
+        follower.catch_up()
+        assert users.recent("all", "").items == tuple(f"i{number}" for number in range(1000, 1060))
+        assert users.recent("u1", "").items == tuple(f"i{number}" for number in range(1, 60, 3))
+        follower.close()
+        users.close()
+        log.close()
 
 
 def test_a_log_that_was_put_back_is_read_anew(tmp_path: Path) -> None:
@@ -175,7 +206,7 @@ def test_a_lost_database_is_told_and_caught_up_with() -> None:
         server.start()
         address = server.new_database()
         one, other = Replica(address), Replica(address)
-        one.follower.follow()
+        one.follower.follow(is_patient=True)
         other.append(event(1))
         wait_until(lambda: one.state.heard == [1], "the first event")
         server.kill()
