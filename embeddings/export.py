@@ -50,7 +50,7 @@ def export_text(weights: Path, target: Path) -> list[_Probe]:
     model = MeanOfTokens().eval()
     batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens", max=512)
     ids = torch.randint(1000, 20000, (2, 7), generator=torch.Generator().manual_seed(1))
-    _write(
+    write_onnx(
         model,
         (ids, torch.ones_like(ids)),
         target,
@@ -97,7 +97,7 @@ def export_image(weights: Path, target: Path) -> list[_Probe]:
         {"pictures": pictures},
         {"pictures": rng.integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)},
     ]
-    _write(
+    write_onnx(
         model,
         (torch.from_numpy(pictures[:2]),),
         target,
@@ -114,7 +114,8 @@ _EXPORTS: dict[str, Callable[[Path, Path], list[_Probe]]] = {
 }
 
 
-def _write(model: Any, example: tuple[Any, ...], target: Path, *, inputs: list[str], dynamic_shapes: Any) -> None:
+def write_onnx(model: Any, example: tuple[Any, ...], target: Path, *, inputs: list[str], dynamic_shapes: Any) -> None:
+    """Write a torch model as one self-contained ONNX file with the output `vectors`."""
     import torch
 
     with warnings.catch_warnings():

@@ -20,7 +20,7 @@ class OnnxModel:
         CorruptArtifact: the file is not a graph that ONNX Runtime reads.
     """
 
-    def __init__(self, path: Path, *, n_threads: int) -> None:
+    def __init__(self, graph: Path | bytes, *, n_threads: int) -> None:
         try:
             import onnxruntime  # type: ignore[import-untyped]
         except ImportError as error:
@@ -35,13 +35,23 @@ class OnnxModel:
         # Threads that spin between operators take the cores from the search beside them.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            read = graph if isinstance(graph, bytes) else str(graph)
+            self._session = onnxruntime.InferenceSession(read, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exception types are private
             raise CorruptArtifact(
-                f"[load model] ONNX Runtime cannot load {path}: {error}; expected an exported graph; remove its folder and it is "
-                "exported again"
+                f"[load model] ONNX Runtime cannot load {_named(graph)}: {error}; expected an exported graph; remove its folder "
+                "and it is exported again"
             ) from error
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What whoever wrote the graph says of it."""
+        return cast("Mapping[str, str]", self._session.get_modelmeta().custom_metadata_map)
 
     def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
         """Return the graph's single output for its named inputs."""
         return cast(NDArray[np.float32], self._session.run(None, dict(inputs))[0])
+
+
+def _named(graph: Path | bytes) -> str:
+    return f"a graph of {len(graph):,} bytes" if isinstance(graph, bytes) else str(graph)

@@ -11,6 +11,7 @@ import numpy as np
 import typer
 
 from lifecycle.event_commands import interactions_from
+from lifecycle.settings import load_settings
 from lifecycle.terminal import ProgressBar, err, print_json, print_table
 from lifecycle.train_command import weights_of
 from lifecycle.version_commands import JsonOption
@@ -26,6 +27,7 @@ class Mode(str, Enum):
 
 
 def evaluate(
+    context: typer.Context,
     events: Annotated[
         str,
         typer.Argument(
@@ -64,15 +66,18 @@ def evaluate(
     Example: `likewise evaluate events.parquet --cut 2011-10-09 --output scoreboard.html`
     """
     try:
+        from lifecycle.encoder_training import encoder_settings
         from lifecycle.scoreboard.board import CHALLENGERS, measure
+        from lifecycle.scoreboard.encoders import encoder_fits
         from lifecycle.scoreboard.fold import leave_one_out, time_folds
         from lifecycle.scoreboard.report import as_rows, write_report
     except ImportError as error:
         raise MissingExtra(f"[evaluate] {error.name} is not installed; install likewise[recommend]") from error
     names = source or list(CHALLENGERS)
-    unknown = [name for name in names if name not in CHALLENGERS]
+    challengers = {**CHALLENGERS, **encoder_fits(encoder_settings(load_settings(context.obj)))}
+    unknown = [name for name in names if name not in challengers]
     if unknown:
-        raise InvalidInput(f"[evaluate] no source {', '.join(unknown)}; there are {', '.join(CHALLENGERS)}")
+        raise InvalidInput(f"[evaluate] no source {', '.join(unknown)}; there are {', '.join(challengers)}")
     interactions = _read(events, mode, weight)
     for reason, n in interactions.left_out.items():
         if n:
@@ -101,7 +106,7 @@ def evaluate(
             bar.advance(done)
 
         board = measure(
-            folds, {name: CHALLENGERS[name] for name in names}, leave_out_seen=not repeats, seed=seed, progress=show
+            folds, {name: challengers[name] for name in names}, leave_out_seen=not repeats, seed=seed, progress=show
         )
     if output is not None:
         write_report(board, output, title=f"Scoreboard of {Path(events).name}, {mode.value}")

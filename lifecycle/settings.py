@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from embeddings.settings import EncodeSettings
+from embeddings.settings import EncodeSettings, HistoryTrainingSettings, TwoTowerSettings
 from index_builder.settings import BuildSettings
 from lifecycle.runs.settings import RunsSettings
 from matching.errors import InvalidInput
@@ -48,6 +48,8 @@ class Settings(BaseSettings):
     encode: EncodeSettings = Field(default_factory=EncodeSettings)
     serving: ServingSettings = Field(default_factory=ServingSettings)
     recommend: RecommendSettings = Field(default_factory=RecommendSettings)
+    sasrec: HistoryTrainingSettings = Field(default_factory=HistoryTrainingSettings)
+    two_tower: TwoTowerSettings = Field(default_factory=TwoTowerSettings)
     events: EventSettings = Field(default_factory=EventSettings)
     auth: AuthSettings = Field(default_factory=AuthSettings)
     tls: TlsSettings = Field(default_factory=TlsSettings)

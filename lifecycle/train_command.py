@@ -22,7 +22,9 @@ def train(
     context: typer.Context,
     source: Annotated[
         str,
-        typer.Argument(help="popular, trending, sequential-rules, item-knn, ease, ials or bought-together."),
+        typer.Argument(
+            help="popular, trending, sequential-rules, item-knn, ease, ials, bought-together, sasrec or two-tower."
+        ),
     ],
     store: StoreOption,
     events: Annotated[Path, typer.Option("--events", help="Parquet file of events, as `likewise evaluate` reads it.")],
@@ -31,6 +33,13 @@ def train(
     ] = None,
     weight: Annotated[
         list[str] | None, typer.Option("--weight", help="TYPE=WEIGHT of a type of event; others are left out.")
+    ] = None,
+    catalog: Annotated[
+        Path | None,
+        typer.Option(
+            "--catalog",
+            help="Catalogue from whose features sasrec and two-tower know new items.",
+        ),
     ] = None,
     alias: Annotated[
         str, typer.Option("--alias", help="Name to point at the model; champion is what services ask.")
@@ -41,6 +50,8 @@ def train(
 
     Example: `likewise train sequential-rules --events events.parquet --store shop`
     """
+    from lifecycle.encoder_training import encoder_settings, train_encoder
+
     try:
         from matching.sources.training import train as fit
     except ImportError as error:
@@ -59,7 +70,20 @@ def train(
     now_ms = (
         int(interactions.at_ms[-1]) + 1 if until is None else int(until.replace(tzinfo=timezone.utc).timestamp() * 1000)
     )
-    manifest = fit(models, source, interactions, now_ms=now_ms, events=events)
+    encoders = encoder_settings(settings)
+    if source in encoders:
+        manifest = train_encoder(
+            models,
+            source,
+            interactions,
+            encoders[source],
+            now_ms=now_ms,
+            events=events,
+            catalog=catalog,
+            checkpoints=held.path / "models" / source / "unfinished",
+        )
+    else:
+        manifest = fit(models, source, interactions, now_ms=now_ms, events=events)
     model_id = model_id_of(manifest)
     models.set_alias(source, model_id, alias=alias, why="trained")
     keep_record(held, settings.runs, source)

@@ -7,7 +7,8 @@ import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matching.errors import CorruptArtifact, NotFound
+from embeddings.histories import load_history_encoder
+from matching.errors import CorruptArtifact, NotFound, SpaceMismatch
 from matching.recommend import ItemRows, Model, ModelItems, ModelStore
 from serving.deployment import Snapshot
 
@@ -23,8 +24,10 @@ class ServedModels:
         Raises:
             NotFound: a source has none.
             CorruptArtifact: one is damaged.
+            SpaceMismatch: one has an encoder of another space.
+            MissingExtra: one has an encoder, and onnxruntime is not installed.
         """
-        self._store = ModelStore(store)
+        self._store = ModelStore(store, load_encoder=load_history_encoder)
         self._stamps = {source: self._store.stamp(source) for source in sources}
         self._models: Mapping[str, Model] = {source: self._store.open(source) for source in sources}
         self._rows: weakref.WeakKeyDictionary[object, dict[ModelItems, ItemRows]] = weakref.WeakKeyDictionary()
@@ -43,7 +46,7 @@ class ServedModels:
                 continue
             try:
                 opened = self._store.open(source)
-            except (NotFound, CorruptArtifact) as error:
+            except (NotFound, CorruptArtifact, SpaceMismatch) as error:
                 _log.warning("model of %s is refused: %s", source, error)
                 self.refusals = {**self.refusals, source: str(error)}
             else:

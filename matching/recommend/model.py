@@ -1,6 +1,6 @@
 """A trained source as it is kept and asked: items, what was learned of them, and how it was made.
 
-Whatever the source, what was learned has one of three forms, and each is asked by native kernels in the space of the model's own
+Whatever the source, what was learned has one of four forms, and each is asked by native kernels in the space of the model's own
 items, so that one file serves every index version: see `item_rows` for how those items become datapoints.
 """
 
@@ -8,27 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final, Literal, NamedTuple, cast
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 import cpp_ext
-from matching.errors import CorruptArtifact
+from matching.errors import CorruptArtifact, InvalidInput, SpaceMismatch
+from matching.graph_index import GraphIndex
 from matching.interactions import History
 from matching.manifest import SealedFile
 from matching.profile import Profile
 
 Array = NDArray[np.generic]
 Bitmap = NDArray[np.uint64]
-Form = Literal["scores", "table", "factors"]
+Form = Literal["scores", "table", "factors", "encoder"]
 FORMAT: Final = 1
+_LEAST_LOG: Final = -80.0  # e to its power is above 0 in 32 bits
 _DTYPES: Final[Mapping[Form, Mapping[str, str]]] = {
     "scores": {"scores": "float32"},
     "table": {"offsets": "int64", "items": "int32", "weights": "float32"},
     "factors": {"factors": "float32", "gram": "float32"},
+    "encoder": {"vectors": "float32", "onnx": "uint8", "weights": "uint8"},
 }
 
 
@@ -50,7 +53,10 @@ class ModelItems:
 
 
 class Asked(NamedTuple):
-    """A history as a model is asked: items int64[m] of its own, each once, and their weights float32[m], above 0."""
+    """A history as a model is asked: items int64[m] of its own and their weights float32[m], above 0.
+
+    Each item once; but for an encoder, which reads them in their order, oldest first.
+    """
 
     items: NDArray[np.int64]
     weights: NDArray[np.float32]
@@ -69,7 +75,8 @@ class ModelManifest:
 
     Attributes:
         source: what was trained: "popular", "sequential-rules" and so on.
-        form: of what was learned: a score an item, a table from item to items, or a vector an item.
+        form: of what was learned: a score an item, a table from item to items, or a vector an item, with the user's solved
+            ("factors") or encoded ("encoder").
         settings: with which it was trained.
         profile: how a history is weighed when it asks.
         items_digest: of the ids of its items.
@@ -77,6 +84,8 @@ class ModelManifest:
         first_ms, last_ms: when the first and the last event was that counted, milliseconds since 1970.
         metrics: counts of what was learned from, and how long it took.
         file: of the arrays.
+        space_id: of an encoder's vectors, those of items and those it makes; "" of other forms.
+        graph: index over an encoder's vectors where they are many.
     """
 
     source: str
@@ -93,6 +102,8 @@ class ModelManifest:
     metrics: Mapping[str, float]
     file: SealedFile
     format: int = FORMAT
+    space_id: str = ""
+    graph: SealedFile | None = None
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON; a half-life without end is null there."""
@@ -115,25 +126,63 @@ class ModelManifest:
             profile = told.pop("profile")
             if profile["half_life_days"] is None:
                 profile["half_life_days"] = float("inf")
-            return cls(**told | {"profile": Profile(**profile), "file": SealedFile(**told["file"])})
+            graph = None if told.get("graph") is None else SealedFile(**told["graph"])
+            return cls(**told | {"profile": Profile(**profile), "file": SealedFile(**told["file"]), "graph": graph})
         except (KeyError, TypeError) as error:
             raise ValueError(f"{error!r} in place of a manifest") from error
+
+
+class HistoryEncoder(Protocol):
+    """Histories into vectors of the space of a model's items. Implementations are thread-safe."""
+
+    @property
+    def space_id(self) -> str:
+        """Of the vectors that it makes."""
+        ...
+
+    def encode(self, histories: Sequence[NDArray[np.integer]]) -> NDArray[np.float32]:
+        """Return float32[b, dim] for histories of items of the model, oldest first, one item or more each."""
+        ...
+
+
+LoadEncoder: TypeAlias = Callable[[ModelManifest, Mapping[str, Array]], HistoryEncoder]
 
 
 class Model:
     """A trained source over arrays that may be mapped. Immutable and thread-safe."""
 
-    def __init__(self, model_id: str, manifest: ModelManifest, items: ModelItems, arrays: Mapping[str, Array]) -> None:
+    def __init__(
+        self,
+        model_id: str,
+        manifest: ModelManifest,
+        items: ModelItems,
+        arrays: Mapping[str, Array],
+        *,
+        encoder: HistoryEncoder | None = None,
+        graph: GraphIndex | None = None,
+    ) -> None:
         """Hold arrays against the manifest.
+
+        Args:
+            encoder: of a model of that form; without it such a model cannot be asked for candidates.
+            graph: over its vectors.
 
         Raises:
             CorruptArtifact: they are not of its form.
+            SpaceMismatch: the encoder makes vectors of another space than its items have.
         """
         self.model_id = model_id
         self.manifest = manifest
         self.items = items
         self._arrays = arrays
+        self._encoder = encoder
+        self._graph = graph
         self._check()
+        if encoder is not None and encoder.space_id != manifest.space_id:
+            raise SpaceMismatch(
+                f"[model] the encoder of {model_id} makes vectors of the space {encoder.space_id[:12]}, its items have vectors "
+                f"of {manifest.space_id[:12]}; expected one space; train the model again"
+            )
 
     @property
     def source(self) -> str:
@@ -156,6 +205,10 @@ class Model:
             weights: float32[h], what the types of the events say.
             now_ms: when it is asked, milliseconds since 1970.
         """
+        if self.manifest.form == "encoder":
+            known = [item for item in map(self.items.find, history) if item is not None]
+            newest = np.array(known[-int(self.manifest.settings["max_items"]) :], np.int64)
+            return Asked(newest, np.ones(len(newest), np.float32))
         steps = np.zeros(len(history), np.int32)
         worth = self.manifest.profile.weigh(History(steps, at_ms, weights), now_ms)
         best: dict[int, float] = {}
@@ -168,16 +221,23 @@ class Model:
     def candidates(self, asked: Asked, n: int, allowed: Bitmap) -> Candidates:
         """Return the n items of the greatest scores above 0 among those of a bitmap; none where a history is needed and empty.
 
+        An encoder's scores are e to the power of the difference to the best one's: 1 for the best, above 0 for all.
+
         Args:
             asked: by this model's `asked`.
             n: 1 or more.
             allowed: bitmap over the model's items.
+
+        Raises:
+            InvalidInput: the model was opened without its encoder.
         """
         if len(self.items) == 0 or (self.is_personal and not len(asked.items)):
             return Candidates(np.empty(0, np.int64), np.empty(0, np.float32))
         n = min(n, len(self.items))
         if self.manifest.form == "factors":
             return self._nearest(asked, n, allowed)
+        if self.manifest.form == "encoder":
+            return self._encoded(asked, n, allowed)
         items, negated = cpp_ext.best_scores(self._scores(asked), n, allowed)
         return Candidates(items, -negated)
 
@@ -190,6 +250,8 @@ class Model:
             factors = cast("NDArray[np.float32]", self._arrays["factors"])
             parts = (factors[asked.items] * asked.weights[:, None]) @ factors[items].T
             return cast("NDArray[np.int64]", asked.items[np.argmax(parts, axis=0)])
+        if self.manifest.form == "encoder":
+            return self._likest(asked.items, items)
         offsets, listed, weights = (self._arrays[name] for name in ("offsets", "items", "weights"))
         firsts, lasts = offsets[asked.items], offsets[asked.items + 1]
         ends = zip(firsts.tolist(), lasts.tolist(), strict=True)
@@ -228,6 +290,30 @@ class Model:
         kept = (items[0] >= 0) & (distances[0] < 0)
         return Candidates(items[0][kept], -distances[0][kept])
 
+    def _encoded(self, asked: Asked, n: int, allowed: Bitmap) -> Candidates:
+        """Encode the history and return the items of the greatest products."""
+        if self._encoder is None:
+            raise InvalidInput(
+                f"[model] {self.model_id} of {self.source} was opened without its encoder; expected one; open the store with "
+                "load_encoder"
+            )
+        vector = self._encoder.encode([asked.items])
+        if self._graph is not None:
+            items, distances = self._graph.search(vector, n, mask=allowed)
+        else:
+            vectors = cast("NDArray[np.float32]", self._arrays["vectors"])
+            items, distances = cpp_ext.scan(vectors, vector, n, metric="ip", mask=allowed)
+        kept = items[0] >= 0
+        scores = np.exp(np.maximum(distances[0][:1] - distances[0][kept], _LEAST_LOG))
+        return Candidates(items[0][kept], scores.astype(np.float32))
+
+    def _likest(self, history: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return which item of a history has the vector of the greatest cosine with each item: int64[n]."""
+        vectors = cast("NDArray[np.float32]", self._arrays["vectors"])
+        known = vectors[history]
+        lengths = np.maximum(np.linalg.norm(known, axis=1), 1e-12)
+        return cast("NDArray[np.int64]", history[np.argmax((known / lengths[:, None]) @ vectors[items].T, axis=0)])
+
     def _check(self) -> None:
         n, form = len(self.items), self.manifest.form
         wanted = _DTYPES[form]
@@ -238,7 +324,7 @@ class Model:
             n_listed = len(self._arrays["items"])
             is_right = offsets.shape == (n + 1,) and n_listed == len(self._arrays["weights"]) == int(offsets[-1])
         elif is_right:
-            is_right = len(self._arrays[form]) == n
+            is_right = len(self._arrays["vectors" if form == "encoder" else form]) == n
         if not is_right:
             raise CorruptArtifact(
                 f"[model] {self.model_id} of {self.source} holds arrays {held} of {n:,} items; expected {wanted} of "

@@ -1,6 +1,6 @@
 """The models of a store.
 
-STORE/models/<source>/<model_id>/          sealed, never edited: model.json and model.likewise
+STORE/models/<source>/<model_id>/          sealed, never edited: model.json, model.likewise and, over many vectors, model.graph
 STORE/models/<source>/aliases/<name>.jsonl  append-only history, as of index versions; the last line rules
 """
 
@@ -21,9 +21,10 @@ from typing import Final
 from matching.container import open_container, write_container
 from matching.errors import CorruptArtifact, NotFound
 from matching.files import sync
+from matching.graph_index import GraphIndex
 from matching.journal import Journal
-from matching.manifest import seal
-from matching.recommend.model import Array, Model, ModelItems, ModelManifest
+from matching.manifest import SealedFile, seal
+from matching.recommend.model import Array, LoadEncoder, Model, ModelItems, ModelManifest
 from matching.store import AliasMove, check_name
 from matching.strings import StringColumn
 
@@ -31,14 +32,21 @@ KIND: Final = "model"
 CHAMPION: Final = "champion"  # the alias that is served
 _MANIFEST: Final = "model.json"
 _ARRAYS: Final = "model.likewise"
+_GRAPH: Final = "model.graph"
 _WORK: Final = "work-"
 
 
 class ModelStore:
     """Models and their aliases below the directory of a store. Thread-safe; several processes may share it."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, *, load_encoder: LoadEncoder | None = None) -> None:
+        """Keep models below a store.
+
+        Args:
+            load_encoder: makes the encoders of models that have one; without it such models can be opened and not asked.
+        """
         self._path = Path(store) / "models"
+        self._load_encoder = load_encoder
         self._items: weakref.WeakValueDictionary[str, ModelItems] = weakref.WeakValueDictionary()
 
     def sources(self) -> tuple[str, ...]:
@@ -70,14 +78,20 @@ class ModelStore:
         return self._path / source / self.resolve(source, name)
 
     def publish(
-        self, ids: Sequence[str], arrays: Mapping[str, Array], describe: Callable[[], ModelManifest]
+        self,
+        ids: Sequence[str],
+        arrays: Mapping[str, Array],
+        describe: Callable[[], ModelManifest],
+        *,
+        graph: GraphIndex | None = None,
     ) -> ModelManifest:
         """Seal a model and move it into the store in one rename.
 
         Args:
             ids: of its items.
             arrays: as `Model` takes them.
-            describe: the manifest, but for `file`, `n_items` and `items_digest`; asked when the arrays are written.
+            describe: the manifest, but for `file`, `graph`, `n_items` and `items_digest`; asked when the arrays are written.
+            graph: over the vectors of an encoder.
 
         Returns:
             The manifest, whole; `model_id` names its directory.
@@ -87,8 +101,14 @@ class ModelStore:
         try:
             packed = StringColumn.pack(item_id.encode() for item_id in ids).arrays("ids")
             write_container(work / _ARRAYS, KIND, {**packed, **arrays})
+            if graph is not None:
+                graph.save(work / _GRAPH)
             manifest = replace(
-                describe(), n_items=len(ids), items_digest=ModelItems.digest(ids), file=seal(work / _ARRAYS)
+                describe(),
+                n_items=len(ids),
+                items_digest=ModelItems.digest(ids),
+                file=seal(work / _ARRAYS),
+                graph=None if graph is None else seal(work / _GRAPH),
             )
             check_name(manifest.source)
             with (work / _MANIFEST).open("xb") as file:
@@ -177,22 +197,25 @@ class ModelStore:
         Raises:
             NotFound: no such model.
             CorruptArtifact: a file of it is not what was sealed.
+            SpaceMismatch: its encoder was not trained with its vectors.
+            MissingExtra: its encoder needs what is not installed.
         """
         model_id = self.resolve(source, name)
         manifest = self.manifest(source, model_id)
-        file = self._path / source / model_id / _ARRAYS
-        try:
-            is_right = manifest.file.is_of(file)
-        except OSError as error:
-            raise CorruptArtifact(f"[model] {file} cannot be read: {error}; restore it or train again") from error
-        if not is_right:
-            raise CorruptArtifact(f"[model] {file} is not the file that was sealed; restore it or train again")
-        arrays = open_container(file, KIND, verify=verify)
+        directory = self._path / source / model_id
+        _check_sealed(directory / _ARRAYS, manifest.file)
+        arrays = open_container(directory / _ARRAYS, KIND, verify=verify)
+        graph = None
+        if manifest.graph is not None:
+            _check_sealed(directory / _GRAPH, manifest.graph)
+            graph = GraphIndex.open(directory / _GRAPH, verify=verify)
         items = self._items.get(manifest.items_digest)
         if items is None:
             column = StringColumn.unpack(arrays, "ids")
             items = self._items[manifest.items_digest] = ModelItems(column.texts(range(len(column))))
-        return Model(model_id, manifest, items, arrays)
+        load = self._load_encoder if manifest.form == "encoder" else None
+        encoder = None if load is None else load(manifest, arrays)
+        return Model(model_id, manifest, items, arrays, encoder=encoder, graph=graph)
 
     def _journal(self, source: str, alias: str) -> Journal:
         check_name(source)
@@ -204,6 +227,15 @@ def model_id_of(manifest: ModelManifest) -> str:
     """Return the name of a model's directory: when it was made, and the digest of its manifest."""
     stamp = manifest.created_at[:19].replace("-", "").replace(":", "").replace("T", "-")
     return f"{stamp}-{hashlib.sha256(manifest.to_bytes()).hexdigest()[:16]}"
+
+
+def _check_sealed(file: Path, sealed: SealedFile) -> None:
+    try:
+        is_right = sealed.is_of(file)
+    except OSError as error:
+        raise CorruptArtifact(f"[model] {file} cannot be read: {error}; restore it or train again") from error
+    if not is_right:
+        raise CorruptArtifact(f"[model] {file} is not the file that was sealed; restore it or train again")
 
 
 def _user() -> str:

@@ -19,6 +19,8 @@ _REASONS: Final[Mapping[str, str]] = {
     "ease": "chosen by those who chose {}",
     "ials": "like {}, by those who chose it",
     "bought-together": "bought together with {}",
+    "sasrec": "fits what you did last, as {}",
+    "two-tower": "for those who chose {}",
     CONTENT: "similar to {}",
     ANY: "from the catalogue",
     PINNED: "chosen by the shop",

@@ -185,7 +185,7 @@ def test_an_export_is_whole_or_absent_and_near_torch(tmp_path: Path) -> None:
 def test_an_export_that_strays_from_torch_is_refused(tmp_path: Path) -> None:
     import torch
 
-    from embeddings.export import _compare, _write
+    from embeddings.export import _compare, write_onnx
 
     class Doubled(torch.nn.Module):
         def forward(self, values: torch.Tensor) -> torch.Tensor:
@@ -196,7 +196,7 @@ def test_an_export_that_strays_from_torch_is_refused(tmp_path: Path) -> None:
             return values * 1.0
 
     target = tmp_path / "doubled.onnx"
-    _write(Doubled().eval(), (torch.ones(1, 2),), target, inputs=["values"], dynamic_shapes=None)
+    write_onnx(Doubled().eval(), (torch.ones(1, 2),), target, inputs=["values"], dynamic_shapes=None)
     probe: dict[str, np.ndarray] = {"values": np.ones((1, 2), np.float32)}
     with pytest.raises(SystemExit, match=r"strays from torch: cosine 0\.94"):
         _compare(Straight().eval(), target, [probe])

@@ -20,6 +20,7 @@ ALLOWED = {
 HOMES = {
     "faiss": {"matching/faiss_index.py"},
     "torch": {"embeddings/"},
+    "safetensors": {"embeddings/"},
     "transformers": {"embeddings/"},
     "sentence_transformers": {"embeddings/"},
     "onnxruntime": {"embeddings/onnx_model.py"},
@@ -54,9 +55,12 @@ READ_LATE = {
     "serving/jwt_verifier.py",
     "serving/users_in_redis.py",
     "index_builder/sample/pictures.py",
+    "embeddings/histories/network.py",
+    "embeddings/histories/fitting.py",
 }  # themselves imported where they are used
 LAZY = {
     "torch",
+    "safetensors",
     "transformers",
     "sentence_transformers",
     "onnxruntime",
