@@ -339,6 +339,35 @@ def live_index(d: dict[str, Any]) -> str:
     return text + table(["", "p50", "p99", "p50 ms", "p99 ms", "recall@10"], rows) + machine_line(d)
 
 
+def export(d: dict[str, Any]) -> str:
+    """The item-to-item table beside bare batch searches."""
+    rows: list[list[object]] = []
+    for name, of in d["of"].items():
+        peer = d["peers"].get(name)
+        recall = d["recall"] if peer is None else peer["recall"]
+        what = (
+            "likewise export, Parquet on disk"
+            if peer is None
+            else f"{name}, efSearch {peer['ef_search']}, search alone"
+        )
+        wall, cpu = (float(np.median(of[key])) for key in ("wall_s", "cpu_s"))
+        rows.append(
+            [
+                what,
+                f"{recall:.4f}",
+                f"{of['items_per_s']:,.0f}",
+                f"{wall:.1f}",
+                f"{cpu:.1f}",
+                f"{of['time_over_ours']:.2f}x",
+            ]
+        )
+    text = (
+        f"\n## Item-to-item tables: `export.py`\n\nThe {d['k']} nearest of each of {d['n_items']:,} items on {d['threads']} threads, medians of {len(d['of']['likewise']['wall_s'])} "
+        f"rounds in turns. The table takes {d['table_mib']:,.0f} MiB.\n"
+    )
+    return text + table(["", f"recall@{d['k']}", "items/s", "wall s", "CPU s", "time"], rows) + machine_line(d)
+
+
 def overload(d: dict[str, Any]) -> str:
     """What is left of goodput when more arrives than can be answered."""
     rows: list[list[object]] = []
@@ -538,6 +567,7 @@ def main() -> None:
         subset_scan,
         scan_bandwidth,
         live_index,
+        export,
         overload,
         text_quality,
         picture_quality,

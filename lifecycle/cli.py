@@ -20,6 +20,7 @@ from lifecycle import (
     endpoint_commands,
     evaluate_command,
     event_commands,
+    export_command,
     key_commands,
     log_commands,
     rule_commands,
@@ -51,6 +52,7 @@ app.add_typer(key_commands.app, name="keys")
 app.add_typer(log_commands.app, name="log")
 app.add_typer(rule_commands.app, name="rules")
 app.add_typer(event_commands.app, name="events")
+app.add_typer(export_command.app, name="export")
 app.add_typer(audit_commands.app, name="audit")
 app.add_typer(run_commands.app, name="runs")
 app.command("build")(build_command.build)

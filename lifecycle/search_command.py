@@ -75,7 +75,7 @@ def search(
         raise InvalidInput(f"[search] {sum(asked)} of --text, --image, --id and --vector are given; give one")
     version = Store(store).open(name)
     chosen = space or _space_for(version, text=text is not None, image=image is not None, item=datapoint_id is not None)
-    wanted = _filter(version, restrict or [], number or [])
+    wanted = filter_of(version, restrict or [], number or [])
     fusion = _fusion(rrf, weighted, is_text=text is not None)
     start = time.perf_counter()
     knobs = {
@@ -163,7 +163,12 @@ def _read(file: Path) -> bytes:
         raise InvalidInput(f"[search] {file} cannot be read: {error.strerror}") from error
 
 
-def _filter(version: IndexVersion, restricts: list[str], numbers: list[str]) -> Filter:
+def filter_of(version: IndexVersion, restricts: list[str], numbers: list[str]) -> Filter:
+    """Return the filter that --restrict and --number options mean.
+
+    Raises:
+        InvalidInput: one cannot be read, or names no namespace of the version.
+    """
     tokens = []
     for option in restricts:
         namespace, equals, listed = option.partition("=")

@@ -150,6 +150,11 @@ class Columns:
         """Number of rows that may be answered: all of them."""
         return len(self)
 
+    @property
+    def ids(self) -> StringColumn:
+        """The ids of all rows, ascending."""
+        return self._ids
+
     def datapoint_id(self, row: int) -> str:
         """Return the id of a row."""
         return self._ids[row].decode()

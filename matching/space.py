@@ -294,6 +294,22 @@ class Space:
                 out[inside[owning]] = sums / counts[owning, None].astype(np.float32)
         return out
 
+    def means_of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Return the mean vector of each datapoint, float32[q, dim], 0 where it has none, and whether it has one, bool[q].
+
+        Raises:
+            Unavailable: those of one cannot be read now.
+        """
+        is_there = np.ones(len(rows), np.bool_)
+        for shard in self.shards:
+            inside = np.flatnonzero((rows >= shard.first_row) & (rows < shard.first_row + shard.n_rows))
+            if shard.lost and len(inside):
+                self.vectors_of(int(rows[inside[0]]))  # says why
+            if shard.offsets is not None:
+                local = rows[inside] - shard.first_row
+                is_there[inside] = shard.offsets[local + 1] > shard.offsets[local]
+        return self.centres(rows), is_there
+
     def distances(self, query: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the distances of a query, float32[dim] as `search` takes it, to some rows, float32[m]; +inf without a vector."""
         out = np.full(len(rows), np.inf, np.float32)

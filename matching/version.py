@@ -61,6 +61,24 @@ class SearchResult:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class FoundRows:
+    """Neighbors of rows.
+
+    Attributes:
+        rows: int64[q, k], nearest first, ties by row; -1 for none.
+        distances: float32[q, k], +inf for none.
+        n_matching: int64[q], datapoints that pass the filter and have a vector in the space.
+        n_scanned: exact distances computed, over all queries.
+    """
+
+    rows: NDArray[np.int64]
+    distances: NDArray[np.float32]
+    plan: Plan
+    n_matching: NDArray[np.int64]
+    n_scanned: int
+
+
 class IndexVersion:
     """A sealed version, memory-mapped. Immutable and thread-safe."""
 
@@ -259,24 +277,97 @@ class IndexVersion:
             Unavailable: the vectors of a datapoint cannot be read now.
             InvalidQuery: a datapoint has no vector in the space, or a knob is out of range.
         """
+        own = np.array([self._row(i) for i in datapoint_ids], np.int64)
+        if include_self:
+            queries = self._queries(self.space(space), own)
+            knobs = {"effort": effort, "recall_target": recall_target}
+            return self.search(queries, k, space=space, filter=filter, crowding_cap=crowding_cap, exact=exact, **knobs)  # type: ignore[arg-type]
+        found = self.neighbors_of(
+            own,
+            k,
+            space=space,
+            filter=filter,
+            crowding_cap=crowding_cap,
+            exact=exact,
+            effort=effort,
+            recall_target=recall_target,
+        )
+        n_matching = int(found.n_matching.max())
+        coverage = self.space(space).coverage
+        return self._result(found.rows, found.distances, found.plan, n_matching, found.n_scanned, coverage)
+
+    def neighbors_of(
+        self,
+        rows: NDArray[np.int64],
+        k: int,
+        *,
+        space: str,
+        filter: Filter = Filter(),
+        crowding_cap: int = 0,
+        exact: bool = False,
+        effort: int | None = None,
+        recall_target: float | None = None,
+    ) -> FoundRows:
+        """Return the nearest datapoints of rows, without themselves; what each gets does not depend on the others.
+
+        Args:
+            rows: int64[q], each with a vector in the space.
+
+        Raises:
+            NotFound: no such space.
+            Unavailable: the vectors of a datapoint cannot be read now.
+            InvalidQuery: a datapoint has no vector in the space, or a knob is out of range.
+        """
         target = self.space(space)
         check_knobs(k, crowding_cap, effort, recall_target)
-        queries = np.stack([self._query_vector(target, self._row(i)) for i in datapoint_ids])
-        parts = [
-            self.search(
-                queries[at : at + 1],
-                k,
-                space=space,
-                filter=filter,
-                crowding_cap=crowding_cap,
-                exact=exact,
-                effort=effort,
-                recall_target=recall_target,
-                exclude=() if include_self else (datapoint_id,),
+        queries = check_queries(self._queries(target, rows), target)
+        matching = self._matching(target, filter, ())
+        n_all = target.n_datapoints if matching is None else cpp_ext.count(matching, len(self.columns))
+        is_in = np.ones(len(rows), np.bool_)
+        if matching is not None:
+            is_in = (matching[rows // 64] >> (rows % 64).astype(np.uint64)) & np.uint64(1) != 0
+        n_matching = n_all - is_in
+        plan = target.plan(k, n_all, exact=exact, effort=effort, recall_target=recall_target)
+        if crowding_cap:  # a query's own tag must not count
+            return self._neighbors_apart(target, plan, queries, rows, k, matching, n_matching, crowding_cap)
+        found, distances, n_scanned = target.search(plan, queries, k + 1, matching=matching, n_matching=n_all)
+        is_self = found == rows[:, None]
+        dropped = np.where(is_self.any(axis=1), is_self.argmax(axis=1), k)
+        kept = np.arange(k + 1) != dropped[:, None]
+        shape = len(rows), k
+        return FoundRows(found[kept].reshape(shape), distances[kept].reshape(shape), plan, n_matching, n_scanned)
+
+    def _neighbors_apart(
+        self,
+        target: Space,
+        plan: Plan,
+        queries: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        k: int,
+        matching: Bitmap | None,
+        n_matching: NDArray[np.int64],
+        crowding_cap: int,
+    ) -> FoundRows:
+        """Search for one after the other, each left out of what may be found."""
+        if matching is None:
+            matching = cpp_ext.new_bitmap(len(self.columns), fill=True)
+        parts = []
+        for at, n in enumerate(n_matching.tolist()):
+            others = matching.copy()
+            cpp_ext.clear_rows(others, rows[at : at + 1])
+            parts.append(
+                target.search(
+                    plan,
+                    queries[at : at + 1],
+                    k,
+                    matching=others,
+                    n_matching=n,
+                    tags=self.columns.tags,
+                    tag_cap=crowding_cap,
+                )
             )
-            for at, datapoint_id in enumerate(datapoint_ids)
-        ]
-        return SearchResult.joined(parts)
+        found, distances, n_scanned = zip(*parts, strict=True)
+        return FoundRows(np.concatenate(found), np.concatenate(distances), plan, n_matching, sum(n_scanned))
 
     def datapoints(self, datapoint_ids: Sequence[str]) -> tuple[Datapoint, ...]:
         """Return datapoints by id.
@@ -350,14 +441,16 @@ class IndexVersion:
             cpp_ext.intersect(matching, space.present)
         return matching
 
-    def _query_vector(self, space: Space, row: int) -> NDArray[np.float32]:
-        vectors = space.vectors_of(row)
-        if not len(vectors):
+    def _queries(self, space: Space, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return what asks for datapoints, float32[q, dim]: of several vectors of one, the mean."""
+        queries, is_there = space.means_of(rows)
+        if not is_there.all():
+            row = int(rows[np.argmin(is_there)])
             raise InvalidQuery(
                 f"[search] datapoint {self.columns.datapoint_id(row)!r} has no vector in space {space.name!r}; ask in another "
                 f"space of {sorted(self.spaces)}"
             )
-        return cast(NDArray[np.float32], vectors.mean(axis=0, dtype=np.float32))
+        return queries
 
     def _result(
         self,

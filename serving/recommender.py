@@ -268,7 +268,7 @@ class Recommender:
             raise LimitExceeded(
                 f"[read] {len(datapoint_ids)} ids in one request; at most {self._settings.max_ids}; split the request"
             )
-        name = _space_for(version, "id", space)
+        name = space_for(version, "id", space)
 
         def read() -> ReadAnswer:
             return ReadAnswer(
@@ -568,7 +568,7 @@ class Recommender:
         self, snapshot: Snapshot, asked: Asked, content: Content, options: Options, deadline: float
     ) -> tuple[str, NeighborQuery]:
         """Return the space that suits a content, and the query that its encoder makes of it."""
-        name = _space_for(snapshot.version, asked, options.space)
+        name = space_for(snapshot.version, asked, options.space)
         if snapshot.version.spaces[name].encoder is None:
             raise InvalidQuery(
                 f"[search] space {name!r} was built from ready vectors and has no encoder; expected a query by vector or id"
@@ -692,7 +692,7 @@ class Recommender:
             raise InvalidQuery(
                 "[search] a query has no feature_vector, sparse_embedding or datapoint_id; expected one; add it"
             )
-        return _space_for(version, "id", query.options.space)
+        return space_for(version, "id", query.options.space)
 
     def _check_options(self, options: Options) -> None:
         check_k(options.k, self._settings.max_k)
@@ -785,7 +785,7 @@ def _detailed(version: IndexVersion, neighbors: tuple[Found, ...], space: str, d
     )
 
 
-def _space_for(version: IndexVersion, asked: Asked, named: str | None) -> str:
+def space_for(version: IndexVersion, asked: Asked, named: str | None) -> str:
     """Return the named space, or the one that suits: text, image, or for an item what knows most of it."""
     spaces: Mapping[str, object] = version.spaces
     if named:

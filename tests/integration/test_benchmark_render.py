@@ -129,3 +129,13 @@ def test_growth_and_bandwidth_have_their_tables(render: ModuleType) -> None:
         "scans": {"int8": read},
     }
     assert "| int8 | 10.0 | 1,234 | 8.5 | 42% |" in render.scan_bandwidth(scanned)
+
+
+def test_tables_stand_beside_the_searches_that_find_as_much(render: ModuleType) -> None:
+    times = {"wall_s": [40.0, 50.0], "cpu_s": [80.0, 90.0], "items_per_s": 4444.4, "time_over_ours": 1.0}
+    peers = {"FAISS HNSW": {"ef_search": 130, "recall": 0.9512}, "FAISS HNSW SQ8": {"ef_search": None, "recall": 0.94}}
+    of = {"likewise": times, "FAISS HNSW": {**times, "time_over_ours": 1.5}}
+    figures = {"machine": MACHINE, "k": 50, "n_items": 200_000, "threads": 2, "recall": 0.951, "table_mib": 60.4}
+    page = render.export({**figures, "peers": peers, "of": of})
+    assert "| FAISS HNSW, efSearch 130, search alone | 0.9512 | 4,444 | 45.0 | 85.0 | 1.50x |" in page
+    assert "SQ8" not in page

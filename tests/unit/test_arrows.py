@@ -34,6 +34,7 @@ HOMES = {
     "opentelemetry": {"serving/tracing.py"},
     "sqlalchemy": {"matching/event_log.py"},
     "redis": {"serving/users_in_redis.py"},
+    "psycopg": {"lifecycle/exporting/postgres.py"},
     "jwt": {"serving/jwt_verifier.py"},
     "prometheus_client": {"serving/metrics.py"},
     "fastavro": {"index_builder/catalog/vector_files.py"},
@@ -45,6 +46,7 @@ HOMES = {
     "nanobind": set(),
 }
 READ_LATE = {
+    "lifecycle/exporting/postgres.py",
     "matching/event_log.py",
     "matching/live/stream_log.py",
     "serving/event_stream.py",
@@ -74,6 +76,7 @@ LAZY = {
     "opentelemetry",
     "redis",
     "sqlalchemy",
+    "psycopg",
     "PIL",
 }
 
