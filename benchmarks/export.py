@@ -93,7 +93,7 @@ def main() -> None:
         version = built(Store(Path(folder) / "store", create=True), base, given.threads)
         export = NeighborExport(version, Asked(given.k, "text"))
         reached = harness.recall(version.neighbors_of(asked, given.k, space="text").rows, truth, given.k)
-        job, target = export.job(min(PART_ITEMS, len(base) // given.threads)), Path(folder) / "table"
+        job, target = export.job(min(PART_ITEMS, len(base) // given.threads), ""), Path(folder) / "table"
 
         def ours() -> None:
             shutil.rmtree(target, ignore_errors=True)
@@ -133,7 +133,7 @@ def main() -> None:
         "recall": reached,
         "table_mib": table_mib,
         "peak_mib": peak_mib,
-        "settings": asdict(export.job(PART_ITEMS))["asked"],
+        "settings": asdict(job)["asked"],
         "peers": peers,
         "of": {
             name: {

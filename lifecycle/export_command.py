@@ -13,12 +13,18 @@ import typer
 from lifecycle.exporting.folder import FORMS, FolderSink
 from lifecycle.exporting.job import Exported, Job, run
 from lifecycle.exporting.neighbors import PART_ITEMS, NeighborExport
+from lifecycle.exporting.recommendations import SCHEMA, Moment, RecommendationExport
 from lifecycle.search_command import filter_of
+from lifecycle.settings import load_settings, with_events, with_sources
 from lifecycle.terminal import ProgressBar, out, print_json
 from lifecycle.version_commands import JsonOption, StoreOption
 from matching.errors import InvalidInput, MissingExtra
+from matching.files import sha256_of
+from matching.manifest import FILE_NAME as MANIFEST
 from matching.neighbor_table import Asked
+from matching.recommend import ModelStore
 from matching.store import Store
+from matching.version import IndexVersion
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +96,8 @@ def export_neighbors(
     """
     from serving.recommender import space_for
 
-    version = Store(store).open(name)
+    held = Store(store)
+    version = held.open(name)
     asked = Asked(
         k,
         space_for(version, "id", space),
@@ -100,11 +107,108 @@ def export_neighbors(
         recall_target=recall_target,
     )
     export = NeighborExport(version, asked)
-    job = export.job(part_items)
+    job = export.job(part_items, _digest(held, version))
     schema = export.part(slice(0, 1)).table().schema
-    with _sink(output, form, table, schema, ("item_id", "rank")) as sink:
+    with _sink(output, form.value, table, schema, ("item_id", "rank")) as sink:
         done = _run(job, sink, export.part, threads)
     _show(job, done, output, as_json=as_json)
+
+
+class FileForm(str, Enum):
+    """How parts that no service maps are written."""
+
+    parquet = "parquet"
+    jsonl = "jsonl"
+
+
+@app.command("recommendations")
+def export_recommendations(
+    context: typer.Context,
+    store: StoreOption,
+    name: NameOption,
+    output: OutputOption,
+    events: Annotated[
+        str | None,
+        typer.Option(
+            "--events", help="Log of events (SQLite file or postgresql://): what users did, and who they are."
+        ),
+    ] = None,
+    users: Annotated[
+        Path | None,
+        typer.Option("--users", help="Text file with an id a line, as the shop tells them; else all of the log."),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, max=1000, help="Places of each user.")] = 20,
+    source: Annotated[
+        list[str] | None,
+        typer.Option("--source", help="NAME or NAME=WEIGHT, as of `likewise serve`; in place of recommend.sources."),
+    ] = None,
+    surface: Annotated[
+        str, typer.Option("--surface", help="Whose weights are taken; those for all where left out.")
+    ] = "",
+    rules: Annotated[
+        str | None,
+        typer.Option("--rules", help="Alias or id of the rules of the shop; recommend.rules where left out."),
+    ] = None,
+    restrict: RestrictOption = None,
+    number: NumberOption = None,
+    exclude_seen: Annotated[
+        bool, typer.Option("--exclude-seen", help="Nothing that the user did anything with.")
+    ] = False,
+    exclude_bought: Annotated[bool, typer.Option("--exclude-bought", help="Nothing that they bought.")] = False,
+    form: Annotated[FileForm, typer.Option("--format", help="Of the files in the folder.")] = FileForm.parquet,
+    table: Annotated[str, typer.Option("--table", help="Table of the database.")] = "likewise_recommendations",
+    threads: ThreadsOption = 1,
+    part_users: Annotated[int, typer.Option("--part-users", min=1, help="Users in a part.")] = 1000,
+    as_json: JsonOption = False,
+) -> None:
+    """Write what a service would recommend to each user, from the champions of its sources.
+
+    Whole or not at all. Run again after a crash, it goes on where it was, as of the time when it began.
+
+    Example: `likewise export recommendations --store shop --name shop --events events.sqlite --source ease --output for-users`
+    """
+    from lifecycle.exporting.users import known_users
+    from serving.recommendations import weights_of
+    from serving.served_rules import ServedRules
+    from serving.slate import CONTENT, SlateQuery
+
+    settings = load_settings(context.obj)
+    recommend = settings.recommend if source is None else with_sources(settings.recommend, source)
+    held = Store(store)
+    version = held.open(name)
+    sha256 = _digest(held, version)
+    book = ServedRules(held.path, recommend.rules if rules is None else rules).book()
+    weights = weights_of(recommend, surface)
+    models = ModelStore(held.path)
+    opened = {each: models.open(each) for each in weights if each != CONTENT}
+    query = SlateQuery(
+        surface=surface,
+        k=k,
+        filter=filter_of(version, restrict or [], number or []),
+        exclude_seen=exclude_seen,
+        exclude_bought=exclude_bought,
+    )
+    logged = None if events is None else with_events(settings.events, events)
+    with _sink(output, form.value, table, SCHEMA, ("user_id", "rank")) as sink:
+
+        def job_at(moment: Moment | None) -> RecommendationExport:
+            told, state, then = known_users(logged, users, recommend, moment)
+            space = recommend.content_space
+            return RecommendationExport(
+                version, opened, weights, query, told, state, then, content_space=space, rulebook=book
+            )
+
+        pending = sink.pending()
+        export = None if pending is None else job_at(Moment.of(pending.asked))
+        if export is None or pending is None or export.job(part_users, sha256).digest() != pending.digest():
+            export = job_at(None)
+        job = export.job(part_users, sha256)
+        done = _run(job, sink, export.part, threads)
+    _show(job, done, output, as_json=as_json)
+
+
+def _digest(store: Store, version: IndexVersion) -> str:
+    return sha256_of(store.directory(version.version_id) / MANIFEST)
 
 
 def _run(job: Job, sink: Sink, make: Callable[[slice], Part], threads: int) -> Exported:
@@ -113,9 +217,9 @@ def _run(job: Job, sink: Sink, make: Callable[[slice], Part], threads: int) -> E
         return run(job, sink, make, threads=threads, progress=bar.advance)
 
 
-def _sink(output: str, form: Form, table: str, schema: pa.Schema, key: tuple[str, ...]) -> Sink:
+def _sink(output: str, form: str, table: str, schema: pa.Schema, key: tuple[str, ...]) -> Sink:
     if "://" not in output:
-        return FolderSink(Path(output), form.value)
+        return FolderSink(Path(output), form)
     if not output.startswith(("postgresql://", "postgres://")):
         raise InvalidInput(
             f"[export] {output.partition('://')[0]}:// is no place to export to; expected a folder or postgresql://; correct it"

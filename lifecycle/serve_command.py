@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -54,6 +55,14 @@ def serve(
             help="SQLite file of the log of events, or postgresql://user@host/database; without one no events are taken.",
         ),
     ] = None,
+    table: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--table",
+            help="Folder that `likewise export neighbors --format sealed` wrote, to answer similar items from; several may be "
+            "given. In place of serving.tables.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Write no line for each request.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -67,6 +76,8 @@ def serve(
     first, *others = name or [only_alias(held)]
     settings = load_settings(context.obj)
     serving = settings.serving if log is None else with_log(settings.serving, log)
+    if table is not None:
+        serving = serving.model_copy(update={"tables": tuple(table)})
     run(
         held,
         first,

@@ -153,6 +153,10 @@ class NeighborTable:
                 f"[table] {directory} holds {manifest.kind} as {manifest.form}; expected {KIND} as {SEALED}; export it with "
                 f"--format {SEALED}"
             )
+        if not manifest.version_id.endswith(manifest.version_sha256[:16]):
+            raise CorruptArtifact(
+                f"[table] {directory} names version {manifest.version_id} with another digest; export it again"
+            )
         parts = []
         for name, sealed in manifest.parts.items():
             try:
@@ -182,10 +186,10 @@ class NeighborTable:
         return Neighbors(rows[place, :n].astype(np.int64), distances[place, :n], int(n_matching[place]))
 
     def _find_live(self, version: LiveVersion, columns: LiveColumns, row: int) -> Neighbors | None:
-        if self.asked.filter and version.sequence > version.manifest.log_sequence:
-            return None  # a write may have changed what passes
         found = self._find(row)
-        if found is None:
-            return None
+        if found is None or version.sequence == version.manifest.log_sequence:
+            return found
+        if self.asked.filter:
+            return None  # a write may have changed what passes
         bits = columns.live[found.rows // 64] >> (found.rows % 64).astype(np.uint64) & np.uint64(1)
         return found._replace(n_matching=version.space(self.asked.space).n_datapoints - 1) if bits.all() else None

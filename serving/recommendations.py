@@ -105,7 +105,7 @@ class Recommendations:
             NotFound: no such endpoint, or the variant's rules are not there.
         """
         self._check(query)
-        weights = self._weights(query.surface)
+        weights = weights_of(self._settings, query.surface)
         snapshot = self._recommender.resolve(route)
         models, refusals = self._models.models, self._models.refusals
         recent, is_known = await self._recent(query)
@@ -180,3 +180,21 @@ class Recommendations:
             await asyncio.sleep(self._limits.follow_s)
             await asyncio.to_thread(self._models.look)
             await asyncio.to_thread(self._rules.look)
+
+
+def weights_of(settings: RecommendSettings, surface: str) -> Mapping[str, float]:
+    """Return the weights of a surface, of those for all where it is "".
+
+    Raises:
+        InvalidQuery: no such surface is configured.
+    """
+    weights: Mapping[str, float] = settings.sources or {CONTENT: 1.0}
+    if not surface:
+        return weights
+    named = settings.surfaces.get(surface)
+    if named is None:
+        raise InvalidQuery(
+            f"[recommend] surface {surface[:100]!r} is not configured; expected one of "
+            f"{', '.join(settings.surfaces) or 'none'}; leave it out or set recommend.surfaces"
+        )
+    return named

@@ -57,6 +57,7 @@ from serving.query import (
 from serving.search import search_alike, sparse_told
 from serving.settings import ServingSettings
 from serving.shadows import ShadowObserver, Shadows
+from serving.tables import Tables
 from serving.tracing import carried, span, tell
 
 T = TypeVar("T")
@@ -89,9 +90,19 @@ class Recommender:
     """Neighbours of a text, a picture, an item or a vector. Belongs to one event loop."""
 
     def __init__(
-        self, deployments: Sequence[Deployment], *, settings: ServingSettings, observer: SearchObserver | None = None
+        self,
+        deployments: Sequence[Deployment],
+        *,
+        settings: ServingSettings,
+        observer: SearchObserver | None = None,
+        tables: Tables | None = None,
     ) -> None:
-        """Answer for endpoints that are open; the first of them where a request names none."""
+        """Answer for endpoints that are open; the first of them where a request names none.
+
+        Args:
+            tables: answers that were made before, if there are any.
+        """
+        self._tables = tables or Tables()
         self._deployments = {deployment.name: deployment for deployment in deployments}
         self._first = deployments[0]
         self._settings = settings
@@ -669,7 +680,7 @@ class Recommender:
             asked = [queries[at] for at in positions]
             began = time.perf_counter()
             with span("search", space=space, q=len(asked), k=asked[0].options.k):
-                found = search_alike(version, asked, space)
+                found = self._found(version, asked, space)
                 tell(plan=found.plan, effort=found.effort, n_matching=found.n_matching)
             if found.coverage < 1.0 and not self._settings.partial_answers:  # a file was written over at this moment
                 raise Unavailable(
@@ -684,6 +695,15 @@ class Recommender:
                 query_id = queries[at].datapoint_id
                 results[at] = Result(query_id, told, space, found.plan, found.effort, found.n_matching, found.coverage)
         return Answer(version.version_id, tuple(results[at] for at in range(len(queries))), snapshot.variant)
+
+    def _found(self, version: IndexVersion, asked: Sequence[NeighborQuery], space: str) -> SearchResult:
+        known = []
+        for query in asked:
+            told = self._tables.find(version, query, space)
+            if told is None:  # a batch is answered by one of the two
+                return search_alike(version, asked, space)
+            known.append(told)
+        return SearchResult.joined(known)
 
     def _checked_space(self, version: IndexVersion, query: NeighborQuery) -> str:
         """Check a query of a batch and return the space to search."""

@@ -40,6 +40,7 @@ from serving.settings import (
     TracingSettings,
 )
 from serving.slate import CONTENT
+from serving.tables import Tables
 from serving.tracing import traced
 from serving.users import open_users
 
@@ -156,6 +157,8 @@ async def _serve(
     models = ServedModels(store.path, sorted(sources))
     rules = ServedRules(store.path, recommend.rules)
     state = open_users(recommend, events)
+    tables = Tables.open(settings.tables)
+    state = UserState(recommend.max_acts, recommend.max_users)
     metrics = Metrics()
     deployments = []
     with contextlib.ExitStack() as looking:
@@ -176,7 +179,7 @@ async def _serve(
                 held.push_async_callback(compaction.close)
                 compaction.follow()
                 deployments.append(deployment)
-            recommender = Recommender(deployments, settings=settings, observer=metrics)
+            recommender = Recommender(deployments, settings=settings, observer=metrics, tables=tables)
             held.push_async_callback(recommender.close)
             admission = Admission(settings, max_per_caller=auth.max_in_flight)
             observation = Observation(metrics, recommender, admission, settings=settings, store=store.path)

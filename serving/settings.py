@@ -202,6 +202,10 @@ class ServingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_k: int = Field(default=1000, ge=1, description="neighbors a query may ask for")
+    tables: tuple[Path, ...] = Field(
+        default=(),
+        description="folders of neighbors that `likewise export neighbors --format sealed` wrote, to answer similar items from",
+    )
     max_queries: int = Field(default=100, ge=1, description="queries in one find-neighbors request")
     max_neighbors: int = Field(default=20_000, ge=1, description="neighbors that the queries of one request ask for")
     max_full_neighbors: int = Field(

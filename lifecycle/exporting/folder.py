@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from lifecycle.exporting.job import Job, Part
 from lifecycle.exporting.lines import json_lines
+from lifecycle.exporting.neighbors import NeighborPart
 from matching.container import write_container
 from matching.errors import AlreadyExists, CorruptArtifact, NotFound
 from matching.files import sync
@@ -51,6 +52,7 @@ def _lines(file: Path, kind: str, part: Part) -> int:
 
 
 def _sealed(file: Path, kind: str, part: Part) -> int:
+    assert isinstance(part, NeighborPart), "a service maps neighbors alone"
     arrays = part.arrays()
     write_container(file, kind, arrays)
     return int(np.count_nonzero(arrays["rows"].view(np.int32) >= 0))
@@ -91,6 +93,14 @@ class FolderSink:
             os.close(self._lock)
             self._lock = None
 
+    def pending(self) -> Job | None:
+        """Return the job whose parts lie in the folder beside, if one was begun and not finished."""
+        file = self._work / _JOB
+        if not file.exists():
+            return None
+        told = json.loads(file.read_bytes())
+        return Job(**{name: told[name] for name in told.keys() - {"digest", "form"}})
+
     def begin(self, job: Job) -> set[int]:
         """Take a job up: keep the finished parts of the same one, and drop those of another.
 
@@ -111,7 +121,7 @@ class FolderSink:
                 f"[export] another process writes to {self._work}; expected none; wait for it to end"
             ) from None
         file = self._work / _JOB
-        told = {"digest": job.digest(), "form": self._form, **asdict(job)}
+        told = json.loads(json.dumps({"digest": job.digest(), "form": self._form, **asdict(job)}))
         if not file.exists() and any(self._work.iterdir()):
             raise AlreadyExists(f"[export] {self._work} is there and no export of ours; expected nothing; remove it")
         if file.exists() and json.loads(file.read_bytes()) != told:

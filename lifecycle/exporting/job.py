@@ -11,9 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +53,19 @@ class Job:
 
 
 class Part(Protocol):
-    """What a part holds, in either of two forms."""
+    """What a part holds."""
 
     def table(self) -> pa.Table:
         """Return a row for each answer."""
         ...
 
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """Return what a service maps."""
-        ...
-
 
 class Sink(AbstractContextManager[Any], Protocol):
     """Where an export goes. Parts may be written from several threads at once."""
+
+    def pending(self) -> Job | None:
+        """Return the job whose parts lie there, if one was begun and not finished."""
+        ...
 
     def begin(self, job: Job) -> set[int]:
         """Take a job up and return the parts of it that are there already.

@@ -80,14 +80,14 @@ class NeighborExport:
         where = [None, pa.py_buffer(ids.offsets.data), pa.py_buffer(ids.data.data)]  # the columns' own memory
         self._ids = pa.Array.from_buffers(pa.large_string(), len(ids), where)
 
-    def job(self, part_items: int) -> Job:
-        """Return what is to be made."""
+    def job(self, part_items: int, version_sha256: str) -> Job:
+        """Return what is to be made, of the version whose manifest has that digest."""
         digest = hashlib.sha256(self._rows.astype("<i8").tobytes()).hexdigest()
         version = self._version
         return Job(
             kind=KIND,
             version_id=version.version_id,
-            version_sha256=version.manifest.digest(),
+            version_sha256=version_sha256,
             models={},
             asked=self._asked.as_json(),
             n_items=len(self._rows),

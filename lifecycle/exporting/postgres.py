@@ -61,6 +61,15 @@ class PostgresSink:
         for connection in self._connections:
             connection.close()
 
+    def pending(self) -> Job | None:
+        """Return the job whose parts lie in the database, if one was begun and not finished."""
+        with self._told():
+            if not _first(self._main.execute("SELECT to_regclass('likewise_export_parts') IS NOT NULL")):
+                return None
+            begun = sql.SQL("SELECT told FROM {} WHERE target = %s AND part < 0").format(_PARTS)
+            told = _first(self._main.execute(begun, [self._table]))
+        return None if told is None else Job(**json.loads(told))
+
     def begin(self, job: Job) -> set[int]:
         """Take a job up: keep the finished parts of the same one, and drop those of another.
 
@@ -78,7 +87,7 @@ class PostgresSink:
             self._check_ours()
             self._main.execute(
                 sql.SQL(
-                    "CREATE TABLE IF NOT EXISTS {} (target text, job text, part integer, n_rows bigint, "
+                    "CREATE TABLE IF NOT EXISTS {} (target text, job text, part integer, n_rows bigint, told text, "
                     "PRIMARY KEY (target, job, part))"
                 ).format(_PARTS)
             )
@@ -104,8 +113,8 @@ class PostgresSink:
             kept = {int(row[0]) for row in done.fetchall()}
             # a job is known from its beginning, so that what is left of it can be found
             self._main.execute(
-                sql.SQL("INSERT INTO {} VALUES (%s, %s, -1, 0) ON CONFLICT DO NOTHING").format(_PARTS),
-                [self._table, job.digest()],
+                sql.SQL("INSERT INTO {} VALUES (%s, %s, -1, 0, %s) ON CONFLICT DO NOTHING").format(_PARTS),
+                [self._table, job.digest(), json.dumps(asdict(job))],
             )
         return kept
 

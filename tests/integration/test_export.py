@@ -163,14 +163,14 @@ def test_parts_of_another_export_are_made_again(vector_shop: Shop, tmp_path: Pat
     exports = [NeighborExport(version, Asked(k, "vectors")) for k in (5, 6)]
     for _ in range(2):
         with FolderSink(tmp_path / "t", "jsonl") as sink, pytest.raises(OSError, match="power"):
-            run_job(exports[0].job(50), sink, broken, threads=1)
+            run_job(exports[0].job(50, ""), sink, broken, threads=1)
         assert not (tmp_path / "t").exists()
     with FolderSink(tmp_path / "t", "jsonl") as sink:
-        assert sink.begin(exports[0].job(50)) == {0, 1}
+        assert sink.begin(exports[0].job(50, "")) == {0, 1}
         with pytest.raises(AlreadyExists, match="another process writes"):
-            FolderSink(tmp_path / "t", "jsonl").begin(exports[0].job(50))
+            FolderSink(tmp_path / "t", "jsonl").begin(exports[0].job(50, ""))
     with FolderSink(tmp_path / "t", "jsonl") as sink:
-        done = run_job(exports[1].job(50), sink, exports[1].part, threads=1)
+        done = run_job(exports[1].job(50, ""), sink, exports[1].part, threads=1)
     assert (done.n_kept, done.n_rows) == (0, 1800)
     assert {len(own) for own in rows_of(tmp_path / "t").values()} == {6}
 
@@ -270,3 +270,63 @@ def test_a_sealed_table_is_mapped_and_believed_only_whole(vector_shop: Shop, tmp
     os.truncate(part, 5000)
     with pytest.raises(OSError, match="not the file that was written"):
         NeighborTable.open(out)
+
+
+def test_a_service_answers_from_a_table_what_it_would_have_found(
+    vector_shop: Shop, vector_service: Service, start_service: Start, tmp_path: Path
+) -> None:
+    command = ["export", "neighbors", "--store", str(vector_shop.store), "--name", "vectors", "-k", "10"]
+    for name, more in (("all", []), ("red", ["--restrict", "color=red"])):
+        assert run([*command, *more, "--output", str(tmp_path / name), "--format", "sealed"]) == DONE
+    tables = [str(tmp_path / name) for name in ("all", "red")]
+    red = [{"namespace": "color", "allowList": ["red"]}]
+
+    def ask(service: Service, one: str, **query: Any) -> tuple[str, Any]:
+        wanted = {"datapoint": {"datapointId": one, "restricts": query.pop("restricts", [])}, **query}
+        code, _, told = service.ask("POST", "/v1/findNeighbors", {"queries": [wanted]})
+        assert code == 200, told
+        (result,) = told["nearestNeighbors"]
+        return result["plan"], (result["neighbors"], result["nMatching"])
+
+    with start_service(vector_shop, tables=tables, write_log=str(tmp_path / "log"), max_wait_s=30) as service:
+        service.wait_until_ready()
+        for asked, plan in (
+            ({"neighborCount": 10}, "table"),
+            ({"neighborCount": 3}, "table"),
+            ({"neighborCount": 10, "restricts": red}, "table"),
+            ({"neighborCount": 11}, "exact"),
+            ({"neighborCount": 10, "exact": True}, "exact"),
+            ({"neighborCount": 10, "includeSelf": True}, "exact"),
+            ({"neighborCount": 10, "perCrowdingAttributeNeighborCount": 2}, "exact"),
+            ({"neighborCount": 10, "restricts": [{"namespace": "color", "allowList": ["blue"]}]}, "exact"),
+        ):
+            for one in ("item-0007", "a/b 1é"):
+                told, expected = ask(service, one, **asked), ask(vector_service, one, **asked)
+                assert told[0] == plan, asked
+                assert told[1] == expected[1], asked
+        code, _, told = service.ask("GET", "/v1/items/item-0007/similar?k=5")
+        assert (code, told["plan"] if "plan" in told else told["result"]["plan"]) == (200, "table")
+        (nearest, *_), _ = ask(service, "item-0007", neighborCount=10)[1]
+        gone = nearest["datapoint"]["datapointId"]
+        assert service.ask("POST", "/v1/removeDatapoints", {"datapointIds": [gone]})[0] == 200
+        wait_until(lambda: ask(service, "item-0007", neighborCount=10)[0] == "exact", "the removal to be seen")
+        plan, (neighbors, n_matching) = ask(service, "item-0007", neighborCount=10)
+        assert gone not in {each["datapoint"]["datapointId"] for each in neighbors}
+        assert (len(neighbors), n_matching) == (10, 298)
+        assert ask(service, "item-0007", neighborCount=10, restricts=red)[0] == "exact"
+
+
+def test_tables_of_other_versions_are_not_asked(
+    vector_shop: Shop, graph_shop: Shop, start_service: Start, tmp_path: Path
+) -> None:
+    command = ["export", "neighbors", "--store", str(vector_shop.store), "--name", "vectors", "-k", "10"]
+    assert run([*command, "--output", str(tmp_path / "t"), "--format", "sealed"]) == DONE
+    with start_service(graph_shop, tables=[str(tmp_path / "t")]) as service:
+        service.wait_until_ready()
+        code, _, told = service.ask("POST", "/v1/findNeighbors", {"queries": [{"datapoint": {"datapointId": "00007"}}]})
+        assert (code, told["nearestNeighbors"][0]["plan"]) == (200, "graph")
+    with (
+        pytest.raises(AssertionError, match=r"holds no table\.json"),
+        start_service(vector_shop, tables=[str(tmp_path)]),
+    ):
+        pass
