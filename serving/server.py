@@ -158,7 +158,6 @@ async def _serve(
     rules = ServedRules(store.path, recommend.rules)
     state = open_users(recommend, events)
     tables = Tables.open(settings.tables)
-    state = UserState(recommend.max_acts, recommend.max_users)
     metrics = Metrics()
     deployments = []
     with contextlib.ExitStack() as looking:

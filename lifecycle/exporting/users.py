@@ -10,14 +10,14 @@ from matching.errors import InvalidInput
 from matching.user_keys import UserKeys
 from serving.event_log import open_event_log
 from serving.settings import EventSettings, RecommendSettings
-from serving.user_state import UserState
+from serving.users_in_memory import UsersInMemory
 
 Named = tuple[str, str]  # as a table names a user, and as the state knows them
 
 
 def known_users(
     events: EventSettings | None, users: Path | None, recommend: RecommendSettings, moment: Moment | None
-) -> tuple[list[Named], UserState, Moment]:
+) -> tuple[list[Named], UsersInMemory, Moment]:
     """Return users, what they did, and as of when.
 
     Args:
@@ -29,7 +29,7 @@ def known_users(
         InvalidInput: the file cannot be read.
         Unavailable: the log cannot be reached.
     """
-    state = UserState(recommend.max_acts, recommend.max_users)
+    state = UsersInMemory(recommend.max_acts, recommend.max_users)
     if events is None or events.log is None:
         named = [(each, each) for each in _lines(users)]
         return named, state, moment or Moment(int(time.time() * 1000), 0)
