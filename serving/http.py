@@ -29,7 +29,7 @@ from serving.metrics import CONTENT_TYPE, Metrics
 from serving.pictures import Pictures
 from serving.query import Answer, Options
 from serving.recommend_routes import ACCESS as RECOMMEND_ACCESS
-from serving.recommend_routes import RECOMMEND, RecommendRoutes
+from serving.recommend_routes import BATCH, EXPLAIN, RANK, RECOMMEND, RecommendRoutes
 from serving.recommendations import Recommendations
 from serving.recommender import Recommender
 from serving.request_log import RequestRecord
@@ -182,6 +182,13 @@ class HttpApi:
         recommend = RecommendRoutes(self._recommendations, max_depth=self._settings.max_json_depth)
         _add(api, "POST", RECOMMEND, recommend.recommend, "What to show on a page of a shop",
              recommend_json.RecommendResponse, body=recommend_json.RecommendRequest, example=examples["recommend"])  # fmt: skip
+        _add(api, "POST", EXPLAIN, recommend.explain, "Why an item is in a slate, or why it is not",
+             recommend_json.ExplainResponse, body=recommend_json.ExplainRequest, example=examples["explain"])  # fmt: skip
+        _add(api, "POST", RANK, recommend.rank, "Given items in the order of the blend and the rules",
+             recommend_json.RankResponse, body=recommend_json.RankRequest, example=examples["rank"])  # fmt: skip
+        _add(api, "POST", BATCH, recommend.recommend_all, "Several slates in one request",
+             recommend_json.BatchRecommendResponse, body=recommend_json.BatchRecommendRequest,
+             example=examples["batch"])  # fmt: skip
         _add(api, "POST", EVENTS, self._events.write, "Tell what people did", event_json.WriteEventsResponse,
              body=event_json.WriteEventsRequest, example=event_json.example(examples["id"]))  # fmt: skip
         endpoints = EndpointRoutes(self._recommender, settings=self._settings)
@@ -518,6 +525,9 @@ def _examples(recommender: Recommender, dim: int) -> dict[str, Any]:
         },
         "read": {"ids": [first]},
         "recommend": {"sessionId": "a-visit", "items": [first], "k": 5, "restricts": restricts},
+        "explain": {"request": {"sessionId": "a-visit", "k": 5}, "itemId": first},
+        "rank": {"request": {"sessionId": "a-visit"}, "itemIds": [first]},
+        "batch": {"requests": [{"items": [first], "k": 3}, {"userId": "ann", "k": 3}]},
         "upsert": {"datapoints": [{"datapointId": "new-item", "featureVector": unit, "restricts": restricts}]},
         "remove": {"datapointIds": ["new-item"]},
         "traffic": {"variants": [{"name": recommender.snapshot.variant, "weight": 1.0}], "why": "all to one"},

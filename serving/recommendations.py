@@ -6,20 +6,22 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
-from matching.errors import InvalidQuery, LimitExceeded, Unavailable
-from matching.rules import Rulebook
+from matching.errors import InvalidInput, InvalidQuery, LikewiseError, LimitExceeded, Unavailable
+from matching.recommend import Model
+from serving.deployment import Snapshot
 from serving.query import Route
 from serving.recommender import Recommender, check_filter, check_k
 from serving.served_models import ServedModels
 from serving.served_rules import ServedRules
 from serving.settings import RecommendSettings, ServingSettings
-from serving.slate import CONTENT, Filled, Place, RuleEffect, SlateQuery, fill
+from serving.slate import CONTENT, Explanation, Filled, Filling, LeftOut, Place, RuleEffect, SlateQuery, explain
 from serving.user_state import NOTHING, Recent, UserState
 
+T = TypeVar("T")
 MAX_NAME_CHARS = 1000
 
 
@@ -104,39 +106,92 @@ class Recommendations:
             DeadlineExceeded: the time ran out.
             NotFound: no such endpoint, or the variant's rules are not there.
         """
+        asked = await self._asked(query, route)
+        return await self._recommender.in_thread(lambda: asked.slate(asked.run().told()), deadline)
+
+    async def recommend_all(
+        self, queries: Sequence[SlateQuery | InvalidInput], *, deadline: float, route: Route
+    ) -> tuple[Slate | LikewiseError, ...]:
+        """Fill a slate for each of several queries; one that cannot be answered leaves the others alone.
+
+        Raises:
+            LimitExceeded: too many queries.
+            InvalidQuery: none.
+        """
+        if not queries:
+            raise InvalidQuery("[recommend] the batch has no requests; expected at least one; add one to `requests`")
+        if len(queries) > self._limits.max_queries:
+            raise LimitExceeded(
+                f"[recommend] {len(queries)} requests in one batch; at most {self._limits.max_queries}; split it"
+            )
+
+        async def one(query: SlateQuery | InvalidInput) -> Slate | LikewiseError:
+            if isinstance(query, InvalidInput):
+                return query
+            try:
+                return await self.recommend(query, deadline=deadline, route=route)
+            except LikewiseError as error:
+                return error
+
+        return tuple(await asyncio.gather(*map(one, queries)))
+
+    async def explain(
+        self, query: SlateQuery, item_id: str, *, deadline: float, route: Route
+    ) -> tuple[Slate, Explanation]:
+        """Tell why an item has a place in the slate of a query, or why it has none; with the slate.
+
+        Raises:
+            InvalidQuery: as `recommend`, or no item is named.
+            LimitExceeded, DeadlineExceeded, NotFound: as `recommend`.
+        """
+        if not item_id:
+            raise InvalidQuery("[explain] the request names no item; expected an id; add itemId")
+        asked = await self._asked(query, route)
+
+        def work() -> tuple[Slate, Explanation]:
+            filling = asked.run()
+            filled = filling.told()
+            return asked.slate(filled), explain(filling, filled, asked.recent, item_id)
+
+        return await self._recommender.in_thread(work, deadline)
+
+    async def rank(
+        self, query: SlateQuery, item_ids: Sequence[str], *, deadline: float, route: Route
+    ) -> tuple[Slate, Mapping[str, LeftOut]]:
+        """Put given items in order, by the blend and the rules; those that nothing speaks for keep the caller's order.
+
+        Returns:
+            The items with a place, and why each of the others has none.
+
+        Raises:
+            InvalidQuery: as `recommend`, or no items are given.
+            LimitExceeded: as `recommend`, or too many items are given.
+            DeadlineExceeded, NotFound: as `recommend`.
+        """
+        if not item_ids:
+            raise InvalidQuery("[rank] the request has no items to rank; expected at least one; add some to itemIds")
+        if len(item_ids) > min(self._limits.max_ids, self._limits.max_k):
+            most = min(self._limits.max_ids, self._limits.max_k)
+            raise LimitExceeded(f"[rank] {len(item_ids):,} items; at most {most:,}; send fewer")
+        only = tuple(dict.fromkeys(item_ids))
+        asked = await self._asked(replace(query, only=only, k=len(only)), route)
+
+        def work() -> tuple[Slate, Mapping[str, LeftOut]]:
+            filling = asked.run()
+            filled = filling.told()
+            placed = {place.item_id for place in filled.places}
+            return asked.slate(filled), {item: filling.why_not(item) for item in only if item not in placed}
+
+        return await self._recommender.in_thread(work, deadline)
+
+    async def _asked(self, query: SlateQuery, route: Route) -> _Asked:
         self._check(query)
         weights = weights_of(self._settings, query.surface)
         snapshot = self._recommender.resolve(route)
-        models, refusals = self._models.models, self._models.refusals
         recent, is_known = await self._recent(query)
         now_ms = int(time.time() * 1000)
-
-        def work() -> tuple[Rulebook, Filled]:
-            rulebook = self._rules.book(str(snapshot.knobs.get("rules", "")))
-            return rulebook, fill(
-                snapshot.version,
-                query,
-                recent,
-                models,
-                lambda items: self._models.rows(items, snapshot),
-                weights,
-                now_ms=now_ms,
-                content_space=self._settings.content_space,
-                rulebook=rulebook,
-            )
-
-        rulebook, filled = await self._recommender.in_thread(work, deadline)
-        return Slate(
-            secrets.token_hex(8),
-            snapshot.version.version_id,
-            snapshot.variant,
-            {source: model.model_id for source, model in models.items()},
-            filled.places,
-            filled.n_matching,
-            rulebook.rules.rules_id,
-            filled.rules,
-            bool(filled.lost or refusals or self._rules.refusals or snapshot.version.lost or not is_known),
-        )
+        is_behind = bool(self._models.refusals or self._rules.refusals or not is_known)
+        return _Asked(self, query, weights, snapshot, self._models.models, recent, now_ms, is_behind)
 
     async def _recent(self, query: SlateQuery) -> tuple[Recent, bool]:
         """What is known of who asks, and whether what keeps it answered."""
@@ -198,3 +253,59 @@ def weights_of(settings: RecommendSettings, surface: str) -> Mapping[str, float]
             f"{', '.join(settings.surfaces) or 'none'}; leave it out or set recommend.surfaces"
         )
     return named
+
+
+def read_each(read: Callable[[T], SlateQuery], told: T) -> SlateQuery | InvalidInput:
+    """Return one query of a batch, or why it cannot be read."""
+    try:
+        return read(told)
+    except InvalidInput as error:
+        return error
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A query, and everything it is answered from; what takes long is done in a thread."""
+
+    of: Recommendations
+    query: SlateQuery
+    weights: Mapping[str, float]
+    snapshot: Snapshot
+    models: Mapping[str, Model]
+    recent: Recent
+    now_ms: int
+    is_behind: bool
+    rules_id: str = ""
+
+    def run(self) -> Filling:
+        """Make the slate."""
+        rulebook = self.of._rules.book(str(self.snapshot.knobs.get("rules", "")))
+        self.rules_id = rulebook.rules.rules_id
+        filling = Filling.of(
+            self.snapshot.version,
+            self.query,
+            self.recent,
+            self.models,
+            lambda items: self.of._models.rows(items, self.snapshot),
+            self.weights,
+            now_ms=self.now_ms,
+            content_space=self.of._settings.content_space,
+            rulebook=rulebook,
+        )
+        filling.run()
+        return filling
+
+    def slate(self, filled: Filled) -> Slate:
+        """Return the answer."""
+        version = self.snapshot.version
+        return Slate(
+            secrets.token_hex(8),
+            version.version_id,
+            self.snapshot.variant,
+            {source: model.model_id for source, model in self.models.items()},
+            filled.places,
+            filled.n_matching,
+            self.rules_id,
+            filled.rules,
+            bool(filled.lost or self.is_behind or version.lost),
+        )

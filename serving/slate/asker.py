@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -13,6 +13,7 @@ import cpp_ext
 from matching.errors import Unavailable
 from matching.recommend import ItemRows, Model, ModelItems
 from matching.recommend.model import Bitmap
+from matching.rules.choice import bits_at
 from matching.version import IndexVersion
 from serving.slate.content import content_ranking
 from serving.slate.source import ANY, CONTENT, Ranking, nothing
@@ -40,6 +41,7 @@ class Asker:
     Attributes:
         allowed: bitmap of the rows that may be shown; `leave_out` shrinks it.
         history: what was done, and then the items of the request.
+        listed: rows int64[m] that are to be ranked, in the caller's order, in which `any` names them; None for all rows.
         lost: sources that could not be asked.
     """
 
@@ -51,6 +53,7 @@ class Asker:
     rows_of: Callable[[ModelItems], ItemRows]
     now_ms: int
     content_space: str | None
+    listed: NDArray[np.int64] | None = None
     lost: list[str] = field(default_factory=list)
     _of_items: dict[ModelItems, Bitmap] = field(default_factory=dict)
 
@@ -66,7 +69,12 @@ class Asker:
 
     def ranking(self, source: str, n: int) -> Ranking:
         """Return the n best allowed rows of a source; fewer where it knows fewer."""
+        return replace(self._ranking(source, n), depth=n)
+
+    def _ranking(self, source: str, n: int) -> Ranking:
         if source == ANY:
+            if self.listed is not None:
+                return Ranking(ANY, self.listed[bits_at(self.allowed, self.listed)][:n], nothing)
             rows = cpp_ext.rows_of(self.allowed, len(self.version.columns))
             n = min(n, len(rows))  # spread over the catalogue, the same each time
             return Ranking(ANY, rows[np.arange(n) * len(rows) // max(n, 1)], nothing)

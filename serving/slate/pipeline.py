@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from matching.fusion import RANK_CONSTANT, head_depth
 from matching.recommend import Blended, ItemRows, Model, ModelItems, blend
 from matching.recommend.model import Bitmap
 from matching.rules import NO_RULES, Arrangement, Effect, Holding, Rulebook, alike_in
+from matching.rules.choice import bits_at
 from matching.version import MAX_K, IndexVersion
 from serving.slate.asker import Asker, with_context
 from serving.slate.content import suiting_space
@@ -24,6 +26,8 @@ from serving.slate.place import Chosen, Place, places_of
 from serving.slate.query import SlateQuery
 from serving.slate.source import ANY, CONTENT, PINNED, Ranking, nothing
 from serving.user_state import Recent
+
+LeftOut = Literal["unknown", "not_allowed", "rules"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,9 @@ class Filling:
         columns = version.columns
         holding = rulebook.holding(columns, query.context, surface=query.surface, now_ms=now_ms)
         allowed = version.matching(query.filter, query.left_out(recent))
+        listed = _listed(version, query.only)
+        if listed is not None:
+            cpp_ext.intersect(allowed, _bitmap(listed, len(columns)))
         n_matching = cpp_ext.count(allowed, len(columns))
         removed = []
         for rule, eligible in holding.eligible:
@@ -137,7 +144,7 @@ class Filling:
         return cls(
             version,
             query,
-            Asker(version, allowed.copy(), history, query.context, models, rows_of, now_ms, content_space),
+            Asker(version, allowed.copy(), history, query.context, models, rows_of, now_ms, content_space, listed),
             weights,
             holding,
             Arrangement(holding, query.k, space),
@@ -175,6 +182,13 @@ class Filling:
             effects_of(self.version, self.holding, effects, self.arrangement.yielded),
             tuple(dict.fromkeys(self.asker.lost)),
         )
+
+    def why_not(self, item_id: str) -> LeftOut:
+        """Return why an item has no place where there was one for it."""
+        row = self.version.columns.find(item_id)
+        if row < 0:
+            return "unknown"
+        return "rules" if bits_at(self.allowed, np.array([row]))[0] else "not_allowed"
 
     def _name_blended(self, rows: NDArray[np.int64]) -> None:
         """Note the score and the sources of rows of the blend; a pin may be in none of them."""
@@ -214,6 +228,20 @@ class Filling:
         self._name_blended(new)
         self.asker.allow(self.allowed)
         self._fall_back()
+
+
+def _listed(version: IndexVersion, only: Sequence[str]) -> NDArray[np.int64] | None:
+    """Return the rows of a list that are there, in its order."""
+    if not only:
+        return None
+    rows = map(version.columns.find, dict.fromkeys(only))
+    return np.array([row for row in rows if row >= 0], np.int64)
+
+
+def _bitmap(rows: NDArray[np.int64], n_rows: int) -> Bitmap:
+    bitmap = cpp_ext.new_bitmap(n_rows)
+    cpp_ext.set_rows(bitmap, rows)
+    return bitmap
 
 
 def _fallbacks(weights: Mapping[str, float], models: Mapping[str, Model]) -> Sequence[str]:

@@ -23,6 +23,7 @@ class SlateQuery:
         exclude: ids that are not wanted.
         exclude_seen: nothing that the user did anything with, as far as that is remembered.
         exclude_bought: nothing that they bought.
+        only: ids that are to be ranked, and nothing else; none for the whole catalogue.
     """
 
     user: str = ""
@@ -35,6 +36,7 @@ class SlateQuery:
     exclude: tuple[str, ...] = ()
     exclude_seen: bool = False
     exclude_bought: bool = False
+    only: tuple[str, ...] = ()
 
     @property
     def context(self) -> tuple[str, ...]:

@@ -16,11 +16,17 @@ PINNED: Final = "pinned"  # an item that no source named
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranking:
-    """Rows of one source, best first; `why` tells the ids that some of them, by place, are there for."""
+    """Rows of one source, best first.
+
+    Attributes:
+        why: tells the ids that some of them, by place, are there for.
+        depth: how many it was asked for.
+    """
 
     source: str
     rows: NDArray[np.int64]
     why: Callable[[NDArray[np.int64]], Sequence[str]]
+    depth: int = 0
 
 
 def nothing(places: NDArray[np.int64]) -> Sequence[str]:

@@ -521,6 +521,126 @@ class RecommendResponse(_message.Message):
     rules: _containers.RepeatedCompositeFieldContainer[RecommendResponse.RuleEffect]
     def __init__(self, items: _Optional[_Iterable[_Union[RecommendResponse.Item, _Mapping]]] = ..., recommendation_id: _Optional[str] = ..., index_version: _Optional[str] = ..., models: _Optional[_Mapping[str, str]] = ..., variant: _Optional[str] = ..., degraded: _Optional[bool] = ..., n_matching: _Optional[int] = ..., rules_version: _Optional[str] = ..., rules: _Optional[_Iterable[_Union[RecommendResponse.RuleEffect, _Mapping]]] = ...) -> None: ...
 
+class ExplainRequest(_message.Message):
+    __slots__ = ("request", "item_id")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    request: RecommendRequest
+    item_id: str
+    def __init__(self, request: _Optional[_Union[RecommendRequest, _Mapping]] = ..., item_id: _Optional[str] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ("item_id", "outcome", "place", "score", "rank", "last_score", "sources", "rules", "filters", "message", "index_version", "variant", "rules_version")
+    class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        OUTCOME_UNSPECIFIED: _ClassVar[ExplainResponse.Outcome]
+        SHOWN: _ClassVar[ExplainResponse.Outcome]
+        UNKNOWN: _ClassVar[ExplainResponse.Outcome]
+        EXCLUDED: _ClassVar[ExplainResponse.Outcome]
+        FILTERED: _ClassVar[ExplainResponse.Outcome]
+        NOT_RETRIEVED: _ClassVar[ExplainResponse.Outcome]
+        REMOVED: _ClassVar[ExplainResponse.Outcome]
+        RANKED_BELOW: _ClassVar[ExplainResponse.Outcome]
+    OUTCOME_UNSPECIFIED: ExplainResponse.Outcome
+    SHOWN: ExplainResponse.Outcome
+    UNKNOWN: ExplainResponse.Outcome
+    EXCLUDED: ExplainResponse.Outcome
+    FILTERED: ExplainResponse.Outcome
+    NOT_RETRIEVED: ExplainResponse.Outcome
+    REMOVED: ExplainResponse.Outcome
+    RANKED_BELOW: ExplainResponse.Outcome
+    class SourceShare(_message.Message):
+        __slots__ = ("source", "rank", "depth", "contribution", "is_fallback")
+        SOURCE_FIELD_NUMBER: _ClassVar[int]
+        RANK_FIELD_NUMBER: _ClassVar[int]
+        DEPTH_FIELD_NUMBER: _ClassVar[int]
+        CONTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+        IS_FALLBACK_FIELD_NUMBER: _ClassVar[int]
+        source: str
+        rank: int
+        depth: int
+        contribution: float
+        is_fallback: bool
+        def __init__(self, source: _Optional[str] = ..., rank: _Optional[int] = ..., depth: _Optional[int] = ..., contribution: _Optional[float] = ..., is_fallback: _Optional[bool] = ...) -> None: ...
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    LAST_SCORE_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    FILTERS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    INDEX_VERSION_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
+    RULES_VERSION_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    outcome: ExplainResponse.Outcome
+    place: int
+    score: float
+    rank: int
+    last_score: float
+    sources: _containers.RepeatedCompositeFieldContainer[ExplainResponse.SourceShare]
+    rules: _containers.RepeatedScalarFieldContainer[str]
+    filters: _containers.RepeatedScalarFieldContainer[str]
+    message: str
+    index_version: str
+    variant: str
+    rules_version: str
+    def __init__(self, item_id: _Optional[str] = ..., outcome: _Optional[_Union[ExplainResponse.Outcome, str]] = ..., place: _Optional[int] = ..., score: _Optional[float] = ..., rank: _Optional[int] = ..., last_score: _Optional[float] = ..., sources: _Optional[_Iterable[_Union[ExplainResponse.SourceShare, _Mapping]]] = ..., rules: _Optional[_Iterable[str]] = ..., filters: _Optional[_Iterable[str]] = ..., message: _Optional[str] = ..., index_version: _Optional[str] = ..., variant: _Optional[str] = ..., rules_version: _Optional[str] = ...) -> None: ...
+
+class RankRequest(_message.Message):
+    __slots__ = ("request", "item_ids")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
+    request: RecommendRequest
+    item_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request: _Optional[_Union[RecommendRequest, _Mapping]] = ..., item_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RankResponse(_message.Message):
+    __slots__ = ("slate", "left_out")
+    class LeftOut(_message.Message):
+        __slots__ = ("item_id", "why")
+        ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+        WHY_FIELD_NUMBER: _ClassVar[int]
+        item_id: str
+        why: str
+        def __init__(self, item_id: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
+    SLATE_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    slate: RecommendResponse
+    left_out: _containers.RepeatedCompositeFieldContainer[RankResponse.LeftOut]
+    def __init__(self, slate: _Optional[_Union[RecommendResponse, _Mapping]] = ..., left_out: _Optional[_Iterable[_Union[RankResponse.LeftOut, _Mapping]]] = ...) -> None: ...
+
+class BatchRecommendRequest(_message.Message):
+    __slots__ = ("requests",)
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[RecommendRequest]
+    def __init__(self, requests: _Optional[_Iterable[_Union[RecommendRequest, _Mapping]]] = ...) -> None: ...
+
+class BatchRecommendResponse(_message.Message):
+    __slots__ = ("results",)
+    class Error(_message.Message):
+        __slots__ = ("code", "status", "message")
+        CODE_FIELD_NUMBER: _ClassVar[int]
+        STATUS_FIELD_NUMBER: _ClassVar[int]
+        MESSAGE_FIELD_NUMBER: _ClassVar[int]
+        code: int
+        status: str
+        message: str
+        def __init__(self, code: _Optional[int] = ..., status: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    class Result(_message.Message):
+        __slots__ = ("slate", "error")
+        SLATE_FIELD_NUMBER: _ClassVar[int]
+        ERROR_FIELD_NUMBER: _ClassVar[int]
+        slate: RecommendResponse
+        error: BatchRecommendResponse.Error
+        def __init__(self, slate: _Optional[_Union[RecommendResponse, _Mapping]] = ..., error: _Optional[_Union[BatchRecommendResponse.Error, _Mapping]] = ...) -> None: ...
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[BatchRecommendResponse.Result]
+    def __init__(self, results: _Optional[_Iterable[_Union[BatchRecommendResponse.Result, _Mapping]]] = ...) -> None: ...
+
 class Event(_message.Message):
     __slots__ = ("event_id", "event_type", "user_id", "session_id", "items", "at_ms", "query", "recommendation_id")
     class Item(_message.Message):

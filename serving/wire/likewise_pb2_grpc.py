@@ -643,6 +643,21 @@ class RecommendationServiceStub:
                 request_serializer=serving_dot_wire_dot_likewise__pb2.RecommendRequest.SerializeToString,
                 response_deserializer=serving_dot_wire_dot_likewise__pb2.RecommendResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/likewise.v1.RecommendationService/Explain',
+                request_serializer=serving_dot_wire_dot_likewise__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=serving_dot_wire_dot_likewise__pb2.ExplainResponse.FromString,
+                _registered_method=True)
+        self.Rank = channel.unary_unary(
+                '/likewise.v1.RecommendationService/Rank',
+                request_serializer=serving_dot_wire_dot_likewise__pb2.RankRequest.SerializeToString,
+                response_deserializer=serving_dot_wire_dot_likewise__pb2.RankResponse.FromString,
+                _registered_method=True)
+        self.BatchRecommend = channel.unary_unary(
+                '/likewise.v1.RecommendationService/BatchRecommend',
+                request_serializer=serving_dot_wire_dot_likewise__pb2.BatchRecommendRequest.SerializeToString,
+                response_deserializer=serving_dot_wire_dot_likewise__pb2.BatchRecommendResponse.FromString,
+                _registered_method=True)
 
 
 class RecommendationServiceServicer:
@@ -656,6 +671,27 @@ class RecommendationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Why an item has a place in the slate of a request, or why it has none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rank(self, request, context):
+        """Puts given items in order, by the blend and the rules of a request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchRecommend(self, request, context):
+        """Answers several requests, each with a slate or an error of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RecommendationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -663,6 +699,21 @@ def add_RecommendationServiceServicer_to_server(servicer, server):
                     servicer.Recommend,
                     request_deserializer=serving_dot_wire_dot_likewise__pb2.RecommendRequest.FromString,
                     response_serializer=serving_dot_wire_dot_likewise__pb2.RecommendResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=serving_dot_wire_dot_likewise__pb2.ExplainRequest.FromString,
+                    response_serializer=serving_dot_wire_dot_likewise__pb2.ExplainResponse.SerializeToString,
+            ),
+            'Rank': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rank,
+                    request_deserializer=serving_dot_wire_dot_likewise__pb2.RankRequest.FromString,
+                    response_serializer=serving_dot_wire_dot_likewise__pb2.RankResponse.SerializeToString,
+            ),
+            'BatchRecommend': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchRecommend,
+                    request_deserializer=serving_dot_wire_dot_likewise__pb2.BatchRecommendRequest.FromString,
+                    response_serializer=serving_dot_wire_dot_likewise__pb2.BatchRecommendResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -693,6 +744,87 @@ class RecommendationService:
             '/likewise.v1.RecommendationService/Recommend',
             serving_dot_wire_dot_likewise__pb2.RecommendRequest.SerializeToString,
             serving_dot_wire_dot_likewise__pb2.RecommendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likewise.v1.RecommendationService/Explain',
+            serving_dot_wire_dot_likewise__pb2.ExplainRequest.SerializeToString,
+            serving_dot_wire_dot_likewise__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likewise.v1.RecommendationService/Rank',
+            serving_dot_wire_dot_likewise__pb2.RankRequest.SerializeToString,
+            serving_dot_wire_dot_likewise__pb2.RankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchRecommend(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/likewise.v1.RecommendationService/BatchRecommend',
+            serving_dot_wire_dot_likewise__pb2.BatchRecommendRequest.SerializeToString,
+            serving_dot_wire_dot_likewise__pb2.BatchRecommendResponse.FromString,
             options,
             channel_credentials,
             insecure,

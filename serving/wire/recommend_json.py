@@ -5,14 +5,18 @@ Restricts are read by `vertex_json`, in all the spellings that a search takes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
 from pydantic import Field
+from pydantic.alias_generators import to_camel
 
-from serving.recommendations import Slate
-from serving.slate import RuleEffect, SlateQuery
+from matching.errors import InvalidInput, InvalidQuery, LikewiseError
+from serving.error_codes import code_of, public_message
+from serving.recommendations import Slate, read_each
+from serving.slate import Explanation, LeftOut, RuleEffect, SlateQuery
+from serving.slate.explanation import Outcome
 from serving.wire.endpoint_json import Shape, parsed
 from serving.wire.schema import NumericRestriction, Restriction
 from serving.wire.vertex_json import parse_filter
@@ -74,6 +78,89 @@ class RecommendResponse(Shape):
     rules: list[RuleEffectShape] = Field(description="those that held, in their order")
 
 
+class ExplainRequest(Shape):
+    """A request for a slate, and an item to be explained."""
+
+    request: RecommendRequest
+    item_id: str
+
+
+class SourceShape(Shape):
+    """What a source said of the item."""
+
+    source: str
+    rank: int = Field(description="1 for its best; 0 where the item is not among the depth it was asked for")
+    depth: int
+    contribution: float = Field(description="to the score")
+    is_fallback: bool = Field(description="it was only asked for places that were left")
+
+
+class ExplainResponse(Shape):
+    """What became of an item."""
+
+    item_id: str
+    outcome: Outcome
+    place: int = Field(description="1 for the first; 0 for none")
+    score: float = Field(description="of the blend, before rules")
+    rank: int = Field(description="in the blend, before rules; 0 where it is not there")
+    last_score: float = Field(description="the least score of the blend among the places; 0 where it filled none")
+    sources: list[SourceShape]
+    rules: list[str] = Field(description="that brought, pinned, boosted or buried it, or kept it away")
+    filters: list[str] = Field(description="what keeps it away besides rules: restricts and exclusions")
+    message: str
+    index_version: str
+    variant: str
+    rules_version: str
+
+
+class RankRequest(Shape):
+    """A request for a slate, whose k is not read, and items to be put in order."""
+
+    request: RecommendRequest
+    item_ids: list[str]
+
+
+class LeftOutShape(Shape):
+    """An item without a place."""
+
+    item_id: str
+    why: LeftOut
+
+
+class RankResponse(Shape):
+    """Given items in order."""
+
+    slate: RecommendResponse
+    left_out: list[LeftOutShape]
+
+
+class BatchRecommendRequest(Shape):
+    """Several requests."""
+
+    requests: list[RecommendRequest]
+
+
+class BatchErrorShape(Shape):
+    """Why a request of a batch has no slate; the codes are those of an answer to it alone."""
+
+    code: int
+    status: str
+    message: str
+
+
+class BatchResultShape(Shape):
+    """A slate or an error."""
+
+    slate: RecommendResponse | None = None
+    error: BatchErrorShape | None = None
+
+
+class BatchRecommendResponse(Shape):
+    """Results in the order of the requests."""
+
+    results: list[BatchResultShape]
+
+
 def parse_recommend(body: Mapping[str, Any]) -> SlateQuery:
     """Return what a page asks.
 
@@ -124,3 +211,68 @@ def slate_json(slate: Slate) -> dict[str, Any]:
 def _effect(effect: RuleEffect) -> dict[str, Any]:
     told = asdict(effect)
     return {"ruleId": told.pop("rule_id"), **told}
+
+
+def parse_explain(body: Mapping[str, Any]) -> tuple[SlateQuery, str]:
+    """Return what a page asks, and the item to be explained.
+
+    Raises:
+        InvalidQuery: a key or a value is not what the API knows.
+    """
+    query = _request(body)
+    return query, parsed(ExplainRequest, {**body, "request": RecommendRequest()}).item_id
+
+
+def parse_rank(body: Mapping[str, Any]) -> tuple[SlateQuery, tuple[str, ...]]:
+    """Return what a page asks, and the items to be put in order.
+
+    Raises:
+        InvalidQuery: a key or a value is not what the API knows.
+    """
+    query = _request(body)
+    return query, tuple(parsed(RankRequest, {**body, "request": RecommendRequest()}).item_ids)
+
+
+def parse_batch(body: Mapping[str, Any]) -> list[SlateQuery | InvalidInput]:
+    """Return what each request of a batch asks, or why it cannot be read.
+
+    Raises:
+        InvalidQuery: the body is no batch.
+    """
+    requests = body.get("requests")
+    if not isinstance(requests, list) or len(body) != 1 or not all(isinstance(each, dict) for each in requests):
+        raise InvalidQuery(
+            '[request] the body is not {"requests": [{...}]}; expected that and nothing else; correct it'
+        )
+    return [read_each(parse_recommend, each) for each in requests]
+
+
+def explanation_json(slate: Slate, told: Explanation) -> dict[str, Any]:
+    """Return what became of an item, as `ExplainResponse` says."""
+    answer = {to_camel(name): value for name, value in asdict(told).items()}
+    answer["sources"] = [{to_camel(name): value for name, value in each.items()} for each in answer["sources"]]
+    return {**answer, "indexVersion": slate.version_id, "variant": slate.variant, "rulesVersion": slate.rules_id}
+
+
+def ranked_json(slate: Slate, left_out: Mapping[str, LeftOut]) -> dict[str, Any]:
+    """Return given items in order, as `RankResponse` says."""
+    return {"slate": slate_json(slate), "leftOut": [{"itemId": item, "why": why} for item, why in left_out.items()]}
+
+
+def batch_json(results: Sequence[Slate | LikewiseError]) -> dict[str, Any]:
+    """Return the results of a batch, as `BatchRecommendResponse` says."""
+    return {"results": [_result(each) for each in results]}
+
+
+def _result(result: Slate | LikewiseError) -> dict[str, Any]:
+    if isinstance(result, Slate):
+        return {"slate": slate_json(result)}
+    code = code_of(result)
+    return {"error": {"code": code.http, "status": code.status, "message": public_message(result)}}
+
+
+def _request(body: Mapping[str, Any]) -> SlateQuery:
+    request = body.get("request", {})
+    if not isinstance(request, dict):
+        raise InvalidQuery("[request] request is not an object; expected the body of /v1/recommend; correct it")
+    return parse_recommend(request)

@@ -39,7 +39,11 @@ def put(store: Path, alias: str, rules: list[dict[str, Any]]) -> str:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    store = Store(tmp_path_factory.mktemp("shop") / "store", create=True)
+    return ruled_shop(tmp_path_factory.mktemp("shop") / "store")
+
+
+def ruled_shop(path: Path) -> Shop:
+    store = Store(path, create=True)
     items = [
         Datapoint(
             f"i{at:02d}",

@@ -20,7 +20,7 @@ from matching.rules.parsing import rules_of
 from matching.sources.training import train
 from matching.store import Store
 from matching.version import IndexVersion
-from serving.slate import Filled, SlateQuery, fill
+from serving.slate import Filled, Filling, SlateQuery, explain, fill
 from serving.users_in_memory import UsersInMemory
 from tests.acts import event
 from tests.interactions import NOW, random_interactions
@@ -248,6 +248,41 @@ def test_the_blend_is_ordered_as_the_rules_read(
     for place in filled.places:
         expected = scores.get(place.item_id, 0.0) if place.sources[0] in weighed else 0.0
         assert place.score == pytest.approx(expected)
+
+
+@settings(max_examples=40)
+@given(query=queries, weighed=weights, rules=st.lists(tables, max_size=5).map(named))
+def test_every_item_is_explained(
+    shop: Shop, query: SlateQuery, weighed: dict[str, float], rules: list[dict[str, Any]]
+) -> None:
+    recent, book = acts().recent(query.user, ""), Rulebook(rules_of(rules))
+    filling = Filling.of(
+        shop.version, query, recent, shop.models, rows_in(shop.version), weighed, now_ms=NOW, rulebook=book
+    )
+    filling.run()
+    filled = filling.told()
+    shown = [place.item_id for place in filled.places]
+    scores = blended(shop, query, weighed, rules)
+    ranks = {item: at for at, item in enumerate(scores, 1)}
+    for item in (*CATALOGUE, "nowhere"):
+        told = explain(filling, filled, recent, item)
+        assert told.message
+        assert told.rank == ranks.get(item, 0)
+        assert told.score == pytest.approx(scores.get(item, 0.0))
+        assert told.score == pytest.approx(sum(each.contribution for each in told.sources))
+        if item == "nowhere":
+            assert told.outcome == "unknown"
+        elif item in shown:
+            assert (told.outcome, told.place) == ("shown", shown.index(item) + 1)
+        elif not may_be_shown(item, query, rules):
+            assert told.outcome == ("excluded" if item in (*query.items, *query.exclude) else "filtered")
+            assert told.rules or told.outcome == "excluded"
+            lone = [rule for rule in rules if rule["id"] in told.rules]
+            assert told.outcome == "excluded" or not may_be_shown(item, query, lone)
+        elif told.outcome == "removed":
+            assert told.rules
+        else:
+            assert told.outcome == ("ranked_below" if item in scores else "not_retrieved")
 
 
 def blended(
