@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import hmac
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +9,11 @@ from datetime import datetime, timezone
 from typing import Final
 
 from matching.errors import Forbidden, InvalidInput
+from serving.signed import sign, split
 
 MIN_KEY_BYTES: Final = 32
 _FORM: Final = "o1"
-_PURPOSE: Final = b"likewise variant override\n"  # a key that also signs other things signs no override by accident
+_PURPOSE: Final = b"likewise variant override\n"
 _MAX_CHARS: Final = 1024
 
 
@@ -47,7 +44,7 @@ def sign_override(override: Override, key: bytes) -> str:
     """
     _check_key(key)
     claims = json.dumps([override.endpoint, override.variant, override.expires_at], separators=(",", ":")).encode()
-    return f"{_FORM}.{_encoded(claims)}.{_encoded(_signature(claims, key))}"
+    return sign(_FORM, claims, key, purpose=_PURPOSE)
 
 
 def read_override(token: str, keys: Sequence[bytes], *, now: float) -> Override:
@@ -64,20 +61,17 @@ def read_override(token: str, keys: Sequence[bytes], *, now: float) -> Override:
     """
     for key in keys:
         _check_key(key)
-    form, _, rest = token[: _MAX_CHARS + 1].partition(".")
-    shown, _, signed = rest.partition(".")
-    claims, signature = _decoded(shown), _decoded(signed)
-    if form != _FORM or len(token) > _MAX_CHARS or claims is None or signature is None:
+    signed = split(token, _FORM, max_chars=_MAX_CHARS)
+    if signed is None:
         raise Forbidden(
             f"[override] {len(token)} characters are not an override; expected {_FORM}.CLAIMS.SIGNATURE; ask for a new one"
         )
-    # every key is tried, so that the time does not tell which of them signed
-    if not any([hmac.compare_digest(_signature(claims, key), signature) for key in keys]):  # noqa: C419
+    if not signed.is_of(keys, purpose=_PURPOSE):
         raise Forbidden(
             f"[override] the signature is of none of the {len(keys)} override keys; expected one of them; "
             "ask for an override of this service"
         )
-    endpoint, variant, expires_at = json.loads(claims)
+    endpoint, variant, expires_at = json.loads(signed.claims)
     if now >= expires_at:
         ended = datetime.fromtimestamp(expires_at, timezone.utc).isoformat()
         raise Forbidden(
@@ -108,19 +102,3 @@ def _check_key(key: bytes) -> None:
         raise InvalidInput(
             f"[override] the key has {len(key)} bytes; expected at least {MIN_KEY_BYTES} random ones; make a longer one"
         )
-
-
-def _signature(claims: bytes, key: bytes) -> bytes:
-    return hmac.digest(key, _PURPOSE + claims, hashlib.sha256)
-
-
-def _encoded(content: bytes) -> str:
-    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
-
-
-def _decoded(text: str) -> bytes | None:
-    try:
-        content = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return content if _encoded(content) == text else None  # one text for one content: nothing to vary in a token

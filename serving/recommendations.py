@@ -13,6 +13,8 @@ from typing import Protocol, TypeVar
 from matching.errors import InvalidInput, InvalidQuery, LikewiseError, LimitExceeded, Unavailable
 from matching.recommend import Model
 from serving.deployment import Snapshot
+from serving.override import parse_override_keys
+from serving.page_token import PageToken, as_of, digest_of, digest_of_items, digest_of_models, read_page
 from serving.query import Route
 from serving.recommender import Recommender, check_filter, check_k
 from serving.served_models import ServedModels
@@ -36,6 +38,7 @@ class Slate:
         rules_id: the rule set that was applied, "" for none.
         rules: what those that held did.
         is_degraded: a source or what keeps the users could not be asked, or an older model or rule set answers.
+        next_page_token: of the page after this one, "" where this is the last or there are no pages.
     """
 
     recommendation_id: str
@@ -47,6 +50,7 @@ class Slate:
     rules_id: str
     rules: tuple[RuleEffect, ...]
     is_degraded: bool
+    next_page_token: str = ""
 
 
 class HistoryObserver(Protocol):
@@ -84,6 +88,8 @@ class Recommendations:
         self._limits = limits
         self._user_key = user_key
         self._observer = observer
+        file = settings.page_key_file
+        self._page_keys = (secrets.token_bytes(32),) if file is None else parse_override_keys(file.read_bytes())
         self._following: asyncio.Task[None] | None = None
 
     def follow(self) -> None:
@@ -104,8 +110,10 @@ class Recommendations:
             InvalidQuery: no such surface, or the filter contradicts the version.
             LimitExceeded: too many places or ids, or a name is too long.
             DeadlineExceeded: the time ran out.
-            NotFound: no such endpoint, or the variant's rules are not there.
+            NotFound: no such endpoint, the variant's rules are not there, or the slate of a page token can no longer be made.
         """
+        if query.page_token or query.depth:
+            return await self._page(query, deadline, route)
         asked = await self._asked(query, route)
         return await self._recommender.in_thread(lambda: asked.slate(asked.run().told()), deadline)
 
@@ -181,6 +189,41 @@ class Recommendations:
             filled = filling.told()
             placed = {place.item_id for place in filled.places}
             return asked.slate(filled), {item: filling.why_not(item) for item in only if item not in placed}
+
+        return await self._recommender.in_thread(work, deadline)
+
+    async def _page(self, query: SlateQuery, deadline: float, route: Route) -> Slate:
+        """Make the whole slate, as it was for the first page, and return a page of it."""
+        token = read_page(query.page_token, query, self._page_keys) if query.page_token else None
+        depth = query.depth if token is None else token.depth
+        check_k(query.k, self._limits.max_k, "[recommend] k")
+        asked = await self._asked(replace(query, k=depth), route)
+        if token is not None:
+            asked.now_ms = token.at_ms
+        asked.recent = as_of(asked.recent, asked.now_ms, None if token is None else token.n_acts)
+
+        def work() -> Slate:
+            slate = asked.slate(asked.run().told())
+            offset = 0 if token is None else token.offset
+            here = PageToken(
+                slate.version_id,
+                slate.rules_id,
+                digest_of_models(slate.models),
+                digest_of(query),
+                depth,
+                asked.now_ms,
+                len(asked.recent.items),
+                digest_of_items([place.item_id for place in slate.places]),
+                offset + query.k,
+            )
+            if token is not None:
+                token.check_same(here)
+            is_more = here.offset < len(slate.places)
+            return replace(
+                slate,
+                places=slate.places[offset : here.offset],
+                next_page_token=here.signed(self._page_keys[0]) if is_more else "",
+            )
 
         return await self._recommender.in_thread(work, deadline)
 

@@ -92,6 +92,10 @@ class RecommendSettings(BaseModel):
         default="",
         description="alias of the rules of the shop, put by `likewise rules put`; a variant's knob `rules` names others",
     )
+    page_key_file: Path | None = Field(
+        default=None,
+        description="secrets that sign page tokens, one a line; replicas share it; made at each start where not set",
+    )
     max_acts: int = Field(default=50, ge=1, le=1000, description="acts that are remembered of a user or a visit")
     max_users: int = Field(
         default=1_000_000,

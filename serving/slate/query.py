@@ -23,6 +23,8 @@ class SlateQuery:
         exclude: ids that are not wanted.
         exclude_seen: nothing that the user did anything with, as far as that is remembered.
         exclude_bought: nothing that they bought.
+        depth: places of all pages together, where the slate is asked for by pages of k; 0 for one page alone.
+        page_token: of the page before.
         only: ids that are to be ranked, and nothing else; none for the whole catalogue.
     """
 
@@ -36,6 +38,8 @@ class SlateQuery:
     exclude: tuple[str, ...] = ()
     exclude_seen: bool = False
     exclude_bought: bool = False
+    depth: int = 0
+    page_token: str = ""
     only: tuple[str, ...] = ()
 
     @property

@@ -433,7 +433,7 @@ class AliasMove(_message.Message):
     def __init__(self, at: _Optional[str] = ..., by: _Optional[str] = ..., old_version: _Optional[str] = ..., new_version: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
 
 class RecommendRequest(_message.Message):
-    __slots__ = ("user_id", "session_id", "items", "basket", "surface", "k", "restricts", "numeric_restricts", "exclude", "exclude_seen", "exclude_bought")
+    __slots__ = ("user_id", "session_id", "items", "basket", "surface", "k", "restricts", "numeric_restricts", "exclude", "exclude_seen", "exclude_bought", "depth", "page_token")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
@@ -445,6 +445,8 @@ class RecommendRequest(_message.Message):
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_SEEN_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_BOUGHT_FIELD_NUMBER: _ClassVar[int]
+    DEPTH_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     session_id: str
     items: _containers.RepeatedScalarFieldContainer[str]
@@ -456,10 +458,12 @@ class RecommendRequest(_message.Message):
     exclude: _containers.RepeatedScalarFieldContainer[str]
     exclude_seen: bool
     exclude_bought: bool
-    def __init__(self, user_id: _Optional[str] = ..., session_id: _Optional[str] = ..., items: _Optional[_Iterable[str]] = ..., basket: _Optional[_Iterable[str]] = ..., surface: _Optional[str] = ..., k: _Optional[int] = ..., restricts: _Optional[_Iterable[_Union[IndexDatapoint.Restriction, _Mapping]]] = ..., numeric_restricts: _Optional[_Iterable[_Union[IndexDatapoint.NumericRestriction, _Mapping]]] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_seen: _Optional[bool] = ..., exclude_bought: _Optional[bool] = ...) -> None: ...
+    depth: int
+    page_token: str
+    def __init__(self, user_id: _Optional[str] = ..., session_id: _Optional[str] = ..., items: _Optional[_Iterable[str]] = ..., basket: _Optional[_Iterable[str]] = ..., surface: _Optional[str] = ..., k: _Optional[int] = ..., restricts: _Optional[_Iterable[_Union[IndexDatapoint.Restriction, _Mapping]]] = ..., numeric_restricts: _Optional[_Iterable[_Union[IndexDatapoint.NumericRestriction, _Mapping]]] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_seen: _Optional[bool] = ..., exclude_bought: _Optional[bool] = ..., depth: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
-    __slots__ = ("items", "recommendation_id", "index_version", "models", "variant", "degraded", "n_matching", "rules_version", "rules")
+    __slots__ = ("items", "recommendation_id", "index_version", "models", "variant", "degraded", "n_matching", "rules_version", "rules", "next_page_token")
     class Item(_message.Message):
         __slots__ = ("item_id", "score", "sources", "reason", "because", "rules")
         ITEM_ID_FIELD_NUMBER: _ClassVar[int]
@@ -510,6 +514,7 @@ class RecommendResponse(_message.Message):
     N_MATCHING_FIELD_NUMBER: _ClassVar[int]
     RULES_VERSION_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     items: _containers.RepeatedCompositeFieldContainer[RecommendResponse.Item]
     recommendation_id: str
     index_version: str
@@ -519,7 +524,8 @@ class RecommendResponse(_message.Message):
     n_matching: int
     rules_version: str
     rules: _containers.RepeatedCompositeFieldContainer[RecommendResponse.RuleEffect]
-    def __init__(self, items: _Optional[_Iterable[_Union[RecommendResponse.Item, _Mapping]]] = ..., recommendation_id: _Optional[str] = ..., index_version: _Optional[str] = ..., models: _Optional[_Mapping[str, str]] = ..., variant: _Optional[str] = ..., degraded: _Optional[bool] = ..., n_matching: _Optional[int] = ..., rules_version: _Optional[str] = ..., rules: _Optional[_Iterable[_Union[RecommendResponse.RuleEffect, _Mapping]]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, items: _Optional[_Iterable[_Union[RecommendResponse.Item, _Mapping]]] = ..., recommendation_id: _Optional[str] = ..., index_version: _Optional[str] = ..., models: _Optional[_Mapping[str, str]] = ..., variant: _Optional[str] = ..., degraded: _Optional[bool] = ..., n_matching: _Optional[int] = ..., rules_version: _Optional[str] = ..., rules: _Optional[_Iterable[_Union[RecommendResponse.RuleEffect, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
     __slots__ = ("request", "item_id")

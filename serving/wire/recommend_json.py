@@ -38,6 +38,10 @@ class RecommendRequest(Shape):
     exclude: list[str] = Field(default=[], description="ids that are not wanted; items and basket never come back")
     exclude_seen: bool = Field(default=False, description="nothing that the user did anything with, as remembered")
     exclude_bought: bool = False
+    depth: int = Field(
+        default=0, description="places of all pages together, where the slate is asked for by pages of k"
+    )
+    page_token: str = Field(default="", description="nextPageToken of the page before; all else but k as it was")
 
 
 class PlaceShape(Shape):
@@ -76,6 +80,7 @@ class RecommendResponse(Shape):
     n_matching: int = Field(description="items that pass the restricts and the rules of what may be shown")
     rules_version: str = Field(description="the rule set that was applied; empty for none")
     rules: list[RuleEffectShape] = Field(description="those that held, in their order")
+    next_page_token: str = Field(description="of the page after this one; empty where there is none")
 
 
 class ExplainRequest(Shape):
@@ -180,6 +185,8 @@ def parse_recommend(body: Mapping[str, Any]) -> SlateQuery:
         exclude=tuple(asked.exclude),
         exclude_seen=asked.exclude_seen,
         exclude_bought=asked.exclude_bought,
+        depth=asked.depth,
+        page_token=asked.page_token,
     )
 
 
@@ -205,6 +212,7 @@ def slate_json(slate: Slate) -> dict[str, Any]:
         "nMatching": slate.n_matching,
         "rulesVersion": slate.rules_id,
         "rules": [_effect(each) for each in slate.rules],
+        "nextPageToken": slate.next_page_token,
     }
 
 

@@ -34,6 +34,7 @@ def slate_message(slate: Slate) -> pb.RecommendResponse:
         n_matching=slate.n_matching,
         rules_version=slate.rules_id,
         rules=[pb.RecommendResponse.RuleEffect(**asdict(each)) for each in slate.rules],
+        next_page_token=slate.next_page_token,
     )
 
 

@@ -75,6 +75,8 @@ def read_recommend(request: pb.RecommendRequest) -> SlateQuery:
         exclude=tuple(request.exclude),
         exclude_seen=request.exclude_seen,
         exclude_bought=request.exclude_bought,
+        depth=request.depth,
+        page_token=request.page_token,
     )
 
 

@@ -10,7 +10,7 @@ import secrets
 import pytest
 
 from matching.errors import Forbidden, InvalidInput
-from serving import override as module
+from serving import signed as module
 from serving.override import Override, parse_override_keys, read_override, sign_override
 
 KEY, OTHER = b"k" * 32, b"o" * 32
