@@ -247,18 +247,6 @@ class Recommendations:
             self._observer.lost_history()
             return NOTHING, False
 
-    def _weights(self, surface: str) -> Mapping[str, float]:
-        weights: Mapping[str, float] = self._settings.sources or {CONTENT: 1.0}
-        if not surface:
-            return weights
-        named = self._settings.surfaces.get(surface)
-        if named is None:
-            raise InvalidQuery(
-                f"[recommend] surface {surface[:100]!r} is not configured; expected one of "
-                f"{', '.join(self._settings.surfaces) or 'none'}; leave it out or set recommend.surfaces"
-            )
-        return named
-
     def _check(self, query: SlateQuery) -> None:
         check_k(query.k, self._limits.max_k, "[recommend] k")
         check_filter(query.filter, self._limits.max_restricts, self._limits.max_tokens)
