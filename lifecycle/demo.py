@@ -179,7 +179,7 @@ def _get(url: str) -> Mapping[str, Any]:
 
 
 def _ask_grpc(address: str) -> None:
-    from serving.client import ask_text
+    from serving.client.question import ask_text
 
     if not ask_text(address, _TEXTS[0], k=4):
         raise Unavailable(f"[demo] gRPC at {address} found nothing for {_TEXTS[0]!r}")
