@@ -16,7 +16,7 @@ PACKAGES := cpp_ext matching embeddings index_builder serving lifecycle
 FILES := $(sort $(shell find $(PACKAGES) -name '*.py'))
 CPP := $(shell find cpp_ext tests/cpp -name '*.cpp' -o -name '*.h')
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-SYSTEM := chromium chromium-driver postgresql redis-server
+SYSTEM := chromium chromium-driver nodejs postgresql redis-server
 FUZZ := clang libclang-rt-dev
 EMULATION := libsimde-dev
 
@@ -50,7 +50,7 @@ check: setup
 	$(BIN)/pytest -q tests/docs tests/unit/test_arrows.py
 
 test: setup
-	@command -v chromium >/dev/null && command -v chromedriver >/dev/null && test -d /usr/lib/postgresql && command -v redis-server >/dev/null || tools/system-packages $(SYSTEM)
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null && command -v node >/dev/null && test -d /usr/lib/postgresql && command -v redis-server >/dev/null || tools/system-packages $(SYSTEM)
 	$(BIN)/pytest -q -m "not slow and not gpu"
 
 test-long: setup
