@@ -2,6 +2,7 @@ from embeddings.embedding_cache import EmbeddingCache
 from embeddings.encoder import Content, Encoder
 from embeddings.fused_encoder import FusedEncoder
 from embeddings.image_encoder import ImageEncoder
+from embeddings.joint_encoder import JointEncoder
 from embeddings.load_encoder import load_encoder
 from embeddings.pictures import PictureLimits
 from embeddings.pipeline import Embedded, Failure, embed
@@ -16,6 +17,7 @@ __all__ = [
     "Failure",
     "FusedEncoder",
     "ImageEncoder",
+    "JointEncoder",
     "PictureLimits",
     "SentenceTransformerEncoder",
     "TextEncoder",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from matching.encoder_spec import EncoderSpec
 from matching.errors import InvalidContent, InvalidInput
 
-Modality = Literal["text", "image", "fused"]
+Modality = Literal["text", "image", "fused", "joint"]
 Decoded: TypeAlias = "str | NDArray[np.uint8] | tuple[str | None, NDArray[np.uint8] | None]"
 
 

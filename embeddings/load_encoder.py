@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from embeddings import fused_encoder, image_encoder, sentence_transformer_encoder, text_encoder
+from embeddings import fused_encoder, image_encoder, joint_encoder, sentence_transformer_encoder, text_encoder
 from embeddings.encoder import Encoder
 from embeddings.fused_encoder import FusedEncoder
 from embeddings.image_encoder import ImageEncoder
+from embeddings.joint_encoder import JointEncoder
 from embeddings.pictures import PictureLimits
 from embeddings.sentence_transformer_encoder import SentenceTransformerEncoder
 from embeddings.text_encoder import TextEncoder
@@ -48,15 +49,23 @@ def load_encoder(
         )
     if spec.kind == sentence_transformer_encoder.KIND:
         return SentenceTransformerEncoder.from_spec(spec, n_threads=n_threads, n_workers=n_workers, limits=limits)
-    if spec.kind == fused_encoder.KIND:
+    if spec.kind in (fused_encoder.KIND, joint_encoder.KIND):
         text, image = (
             load_encoder(
                 _part(spec, name), model_dir=model_dir, n_threads=n_threads, n_workers=n_workers, limits=limits
             )
             for name in ("text", "image")
         )
+        if spec.kind == joint_encoder.KIND:
+            return JointEncoder(text, image, joint_encoder.heads_of(spec))
         return FusedEncoder(text, image, weight=cast(float, spec.params["weight"]))
-    known = (text_encoder.KIND, image_encoder.KIND, fused_encoder.KIND, sentence_transformer_encoder.KIND)
+    known = (
+        text_encoder.KIND,
+        image_encoder.KIND,
+        fused_encoder.KIND,
+        joint_encoder.KIND,
+        sentence_transformer_encoder.KIND,
+    )
     raise InvalidInput(
         f"[load encoder] there is no encoder of kind {spec.kind!r}; expected one of {', '.join(known)}; the index may come "
         "from a newer release"

@@ -7,22 +7,26 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings import Content, EmbeddingCache, Encoder, FusedEncoder, ImageEncoder, TextEncoder, embed
+from embeddings import Content, EmbeddingCache, Encoder, FusedEncoder, ImageEncoder, JointEncoder, TextEncoder, embed
+from embeddings.joint_heads import Pairs
 from index_builder.catalog.catalog import Catalog
 from index_builder.catalog.rejects import Reject, RejectCode, RejectsFile
 from index_builder.catalog.vector_files import VectorFiles
+from index_builder.cross_modal import CrossModal, learn_heads
 from index_builder.draft import Built, Draft, SpaceDraft
 from index_builder.progress import Progress
 from index_builder.settings import BuildSettings
+from index_builder.staging import StagedVectors
 from matching.datapoint import Datapoint, Metric
+from matching.errors import InvalidInput
 from matching.store import Store
 
 
@@ -45,10 +49,14 @@ _REJECTS_FILE = "rejects.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class CatalogEncoders:
-    """The encoders of a catalogue build; a space is made for each that is there, and `fused` where both are."""
+    """The encoders of a catalogue build; a space is made for each that is there, and `fused` where both are.
+
+    `joint` takes the place of heads that are learned, where the settings ask for the space `joint`.
+    """
 
     text: Encoder | None
     image: Encoder | None
+    joint: Encoder | None = None
 
 
 class _Item(NamedTuple):
@@ -80,17 +88,20 @@ def build_from_catalog(
         log_sequence: the last write of the write log that the catalogue has in it, 0 for none.
 
     Raises:
-        GateRefused: too many rejects, or a space missed its recall floor.
+        GateRefused: too many rejects, a space missed its recall floor, or texts and pictures find each other no better by heads.
         InvalidCatalog: the catalogue cannot be read, or nothing of it is left.
+        InvalidInput: a joint space is wanted, and there is too little to learn it from.
     """
     with _drafting(store, settings, progress, rejects_path) as (draft, rejects):
         work = _CatalogBuild(draft, catalog, encoders, cache, settings, progress, rejects)
         work.stage_items()
+        work.check_joint()
         work.embed_texts()
         work.embed_pictures()
         work.fuse()
+        work.join()
         work.keep_datapoints()
-        source = {
+        source: dict[str, object] = {
             "kind": "catalog",
             "path": str(catalog.path),
             "digest": catalog.digest,
@@ -98,6 +109,8 @@ def build_from_catalog(
             "images_dir": None if catalog.pictures is None else str(catalog.pictures.root.resolve()),
             "pictures_digest": work.pictures_digest.hexdigest(),
         }
+        if work.cross_modal is not None:
+            source["joint"] = asdict(work.cross_modal)
         return _finished(draft, rejects, source, parent, log_sequence)
 
 
@@ -202,6 +215,7 @@ class _CatalogBuild:
         self._text: tuple[SpaceDraft, Encoder] | None = None
         self._image: tuple[SpaceDraft, Encoder] | None = None
         self.pictures_digest = hashlib.sha256()
+        self.cross_modal: CrossModal | None = None
 
     def stage_items(self) -> None:
         """Read the catalogue and put aside what is encoded."""
@@ -213,6 +227,27 @@ class _CatalogBuild:
                     self._n_items += 1
                     self._n_texts += bool(product.text)
                     self._n_pictures += len(product.pictures)
+
+    def check_joint(self) -> None:
+        """Refuse a joint space that cannot be made, before anything is embedded.
+
+        Raises:
+            InvalidInput: texts or pictures are missing, or the joint model does not read both.
+        """
+        if not self._settings.joint:
+            return
+        n_texts = self._n_texts if self._encoders.text is not None else 0
+        n_pictures = self._n_pictures if self._encoders.image is not None else 0
+        if not n_texts or not n_pictures:
+            raise InvalidInput(
+                f"[joint] there are {n_texts:,} texts and {n_pictures:,} pictures; expected both; give --images, or build "
+                "without --joint"
+            )
+        joint = self._encoders.joint
+        if joint is not None and joint.accepts != {"text", "image"}:
+            raise InvalidInput(
+                f"[joint] the joint model reads {' and '.join(joint.accepts)}; expected texts and pictures; name a CLIP model"
+            )
 
     def embed_texts(self) -> None:
         """Fill the space `text`."""
@@ -295,6 +330,64 @@ class _CatalogBuild:
             space.vectors.append(vectors, np.flatnonzero(has_any) + first)
             self._progress.advance(last)
 
+    def join(self) -> None:
+        """Fill the space `joint` where it is wanted: a vector of each text and of each picture."""
+        if not self._settings.joint:
+            return
+        assert self._text is not None
+        assert self._image is not None
+        start = time.monotonic()
+        (texts, text_encoder), (images, image_encoder) = self._text, self._image
+        parts = (texts.vectors, images.vectors)
+        if self._encoders.joint is not None:
+            space = self._new_space("joint", self._encoders.joint)
+            space.best_of = 1  # an item's text and its pictures are not alike
+            self._embed_by(self._encoders.joint, space.vectors)
+        else:
+            heads, self.cross_modal = learn_heads(
+                self._pairs(*parts), seed=self._settings.seed, progress=self._progress
+            )
+            space = self._new_space("joint", JointEncoder(text_encoder, image_encoder, heads))
+            for part, mapped in zip(parts, (heads.texts, heads.pictures)):
+                rows, owners = part.vectors(), part.owners()
+                for first in range(0, len(rows), _BATCH):
+                    space.vectors.append(mapped(rows[first : first + _BATCH]), owners[first : first + _BATCH])
+        self._draft.seconds["joint"] = time.monotonic() - start
+
+    def _pairs(self, texts: StagedVectors, images: StagedVectors) -> Pairs:
+        """Return the pictures of products that have a text, or as many of them as heads are learned from."""
+        of_texts, of_images = texts.owners(), images.owners()
+        paired = np.flatnonzero(np.isin(of_images, of_texts))
+        if len(paired) > _FIT_ROWS:
+            paired = np.sort(np.random.default_rng(self._settings.seed).choice(paired, _FIT_ROWS, replace=False))
+        owners, of = np.unique(of_images[paired], return_inverse=True)
+        known: dict[bytes, int] = {}
+        wanted = set(owners.tolist())
+        same = [
+            known.setdefault(hashlib.sha256(text.encode()).digest(), at) for at, text in self._texts() if at in wanted
+        ]
+        rows = np.asarray(texts.vectors()[np.searchsorted(of_texts, owners)], np.float32)
+        return Pairs(rows, np.array(same, np.int64), np.asarray(images.vectors()[paired], np.float32), of)
+
+    def _embed_by(self, encoder: Encoder, staged: StagedVectors) -> None:
+        """Append what one encoder makes of all texts, and of all pictures that can be decoded."""
+
+        def good_pictures() -> Iterator[tuple[int, str]]:
+            return (each for each in self._pictures() if each[1] not in self._bad_pictures)
+
+        self._progress.begin("joint: embed", self._n_texts + self._n_pictures)
+        done = 0
+        kinds: tuple[tuple[Callable[[], Iterator[tuple[int, str]]], Callable[[str], Content]], ...] = (
+            (self._texts, lambda text: Content(text=text)),
+            (good_pictures, lambda path: Content(image=self._picture(path))),
+        )
+        for asked, content in kinds:
+            batches = ([content(each) for _, each in batch] for batch in _batched(asked(), _BATCH))
+            for embedded, batch in zip(embed(batches, encoder, cache=self._cache), _batched(asked(), _BATCH)):
+                staged.append(embedded.vectors, _owners(batch)[embedded.positions])
+                done += len(batch)
+                self._progress.advance(done)
+
     def keep_datapoints(self) -> None:
         """Read the catalogue again and keep what can be filtered by and shown, without the pictures that failed."""
         products = (product for batch in self._catalog for product in batch.products)
@@ -321,13 +414,16 @@ class _CatalogBuild:
         return ((at, path) for at, item in enumerate(self._items()) for path in item.pictures)
 
     def _read(self, batch: Sequence[tuple[int, str]]) -> list[Content]:
-        assert self._catalog.pictures is not None
         contents = []
         for _, path in batch:
-            data = self._catalog.pictures.read(path)
+            data = self._picture(path)
             self.pictures_digest.update(path.encode() + b"\0" + hashlib.sha256(data).digest())
             contents.append(Content(image=data))
         return contents
+
+    def _picture(self, path: str) -> bytes:
+        assert self._catalog.pictures is not None
+        return self._catalog.pictures.read(path)
 
     def _refused(self, path: str, reason: str) -> Reject:
         self._bad_pictures.add(path)

@@ -53,3 +53,7 @@ class BuildSettings(BaseModel):
     fused_text_weight: float = Field(
         default=0.5, gt=0, lt=1, description="weight of text against pictures in the fused space"
     )
+    joint: bool = Field(
+        default=False,
+        description="make a space in which texts find pictures and pictures texts, learned on the catalogue",
+    )

@@ -64,6 +64,16 @@ def build(
         str | None,
         typer.Option("--clip-model", help="A CLIP-type model by path or name, for text and pictures in one space."),
     ] = None,
+    joint: Annotated[
+        bool | None,
+        typer.Option("--joint/--no-joint", help="Make a space in which texts find pictures and pictures find texts."),
+    ] = None,
+    joint_model: Annotated[
+        str | None,
+        typer.Option(
+            "--joint-model", help="A CLIP-type model by path or name for that space, instead of learned heads."
+        ),
+    ] = None,
     log_sequence: Annotated[
         int,
         typer.Option("--log-sequence", min=0, help="Version token of the last live write that the input has in it."),
@@ -79,9 +89,20 @@ def build(
     """
     if (catalog is None) == (vectors is None):
         raise InvalidInput("[build] give either --catalog or --vectors")
+    if catalog is None and (joint or joint_model is not None):
+        raise InvalidInput("[build] --joint takes texts and pictures; expected --catalog and --images; leave it out")
     check_name(name)
     settings = load_settings(context.obj)
-    chosen = _with(settings.build, plan, recall_target, max_effort, max_reject_frac, seed, text_sparse)
+    chosen = _with(
+        settings.build,
+        plan,
+        recall_target,
+        max_effort,
+        max_reject_frac,
+        seed,
+        text_sparse,
+        joint if joint_model is None else True,
+    )
     held = Store(store, create=True)
     try:
         parent = held.resolve(name)
@@ -96,6 +117,7 @@ def build(
                 columns,
                 text_model,
                 clip_model,
+                joint_model,
                 settings,
                 chosen,
                 progress,
@@ -160,6 +182,7 @@ def _from_catalog(
     columns: str | None,
     text_model: str | None,
     clip_model: str | None,
+    joint_model: str | None,
     settings: Settings,
     chosen: BuildSettings,
     progress: ProgressBar,
@@ -195,15 +218,20 @@ def _from_catalog(
             image = ImageEncoder(
                 model_dir=model_dir, n_threads=encode.threads, n_workers=encode.picture_workers, limits=limits
             )
+    both = image if clip_model is not None and chosen.joint else None
+    if joint_model is not None:
+        both = SentenceTransformerEncoder(
+            joint_model, n_threads=encode.threads, n_workers=encode.picture_workers, limits=limits
+        )
     with contextlib.ExitStack() as stack:
-        for encoder in (text, image):
+        for encoder in (text, image, both):
             if encoder is not None:
                 stack.callback(encoder.close)
         cache = stack.enter_context(EmbeddingCache(encode.cache or store.path / "embeddings.sqlite"))
         return build_from_catalog(
             store,
             opened,
-            CatalogEncoders(text, image),
+            CatalogEncoders(text, image, both),
             cache=cache,
             settings=chosen,
             progress=progress,
@@ -247,6 +275,7 @@ def _with(
     max_reject_frac: float | None,
     seed: int | None,
     text_sparse: str | None,
+    joint: bool | None,
 ) -> BuildSettings:
     given = {
         "plan": plan,
@@ -255,6 +284,7 @@ def _with(
         "max_reject_frac": max_reject_frac,
         "seed": seed,
         "text_sparse": text_sparse,
+        "joint": joint,
     }
     try:
         return BuildSettings(**{**settings.model_dump(), **{k: v for k, v in given.items() if v is not None}})

@@ -449,12 +449,8 @@ class Recommender:
                         f"[write] datapoint {write.datapoint.datapoint_id!r} brings content, and space {name!r} was built from "
                         "ready vectors and has no encoder; expected its vector"
                     )
-                accepted = control.encoders.accepts(name)
-                part = Content(
-                    content.text if "text" in accepted else None, content.image if "image" in accepted else None
-                )
-                if part != Content():
-                    jobs.append((at, name, part))
+                parts = _parts(content, control.encoders.accepts(name), space.modality)
+                jobs += [(at, name, part) for part in parts]
         n_together = self._settings.encoder_batch  # so that searches find room in the encoders' queue
         for first in range(0, len(jobs), n_together):
             some = jobs[first : first + n_together]
@@ -466,7 +462,8 @@ class Recommender:
                     )
                 )
             for (at, name, _), own in zip(some, made, strict=True):
-                dense[at][name] = own.vector[None]
+                before = dense[at].get(name, np.empty((0, len(own.vector)), np.float32))
+                dense[at][name] = np.concatenate([before, own.vector[None]])
                 if own.sparse is not None:
                     sparse[at][name] = own.sparse
         return {at: (dense[at], sparse[at]) for at in dense}
@@ -803,6 +800,14 @@ def _detailed(version: IndexVersion, neighbors: tuple[Found, ...], space: str, d
         n._replace(datapoint=datapoint, vectors=own, sparse=row)
         for n, datapoint, own, row in zip(neighbors, datapoints, vectors, sparse, strict=True)
     )
+
+
+def _parts(content: Content, accepted: frozenset[str], modality: str | None) -> list[Content]:
+    """Return what the encoder of a space makes a vector of each: in a joint space the text and the picture, else both as one."""
+    text = content.text if "text" in accepted else None
+    image = content.image if "image" in accepted else None
+    parts = [Content(text=text), Content(image=image)] if modality == "joint" else [Content(text, image)]
+    return [part for part in parts if part != Content()]
 
 
 def space_for(version: IndexVersion, asked: Asked, named: str | None) -> str:

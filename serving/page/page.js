@@ -4,7 +4,7 @@ const $ = (id) => document.getElementById(id);
 const PAGE = 24, MOST = 240;
 const FACETS = ["category", "brand"];
 const SHOWN = 12;
-const names = { text: "Words", image: "Looks", fused: "Both" };
+const names = { text: "Words", image: "Looks", fused: "Both", joint: "Meaning" };
 
 const uploads = new Map(); // key in the URL -> {file, url}
 let version = null, facets = null, running = null, expanded = new Set();
@@ -190,7 +190,7 @@ function drawFacts(s, answer) {
 }
 
 function drawBy(s, answer) {
-  const reads = { text: ["text", "fused"], like: version.spaces.map((space) => space.name), picture: ["image", "fused"] };
+  const reads = { text: ["text", "fused", "joint"], like: version.spaces.map((space) => space.name), picture: ["image", "fused", "joint"] };
   const asked = s.text ? "text" : s.like ? "like" : s.picture ? "picture" : null;
   const choices = version.spaces.filter((space) => asked && reads[asked].includes(asked === "like" ? space.name : space.modality));
   $("by").hidden = choices.length < 2;

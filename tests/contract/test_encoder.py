@@ -15,11 +15,13 @@ from embeddings import (
     Encoder,
     FusedEncoder,
     ImageEncoder,
+    JointEncoder,
     SentenceTransformerEncoder,
     TextEncoder,
     embed,
     load_encoder,
 )
+from embeddings.joint_heads import JointHeads
 from matching.errors import InvalidContent
 from tests.models import picture, random_features, save_tiny_clip, save_tiny_text_model
 
@@ -32,7 +34,7 @@ TEXTS = (
     "Zucchini",
     "Bose Acoustimass 5 Series III Speaker System - AM53BK " * 3,
 )
-KINDS = ("text", "text fitted", "image", "image fitted", "fused", "text by path", "clip by path")
+KINDS = ("text", "text fitted", "image", "image fitted", "fused", "joint", "text by path", "clip by path")
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,11 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], E
                 return ImageEncoder(n_workers=1).fit(random_features(600, np.random.default_rng(3)))
             case "fused":
                 return FusedEncoder(get("text fitted"), get("image fitted"), weight=0.3)
+            case "joint":
+                rng = np.random.default_rng(4)
+                shapes = ((384,), (384, 48), (512,), (512, 48))
+                heads = JointHeads(*(rng.normal(size=shape).astype(np.float32) for shape in shapes))
+                return JointEncoder(get("text fitted"), get("image fitted"), heads)
             case "text by path":
                 return SentenceTransformerEncoder(str(save_tiny_text_model(tmp_path_factory.mktemp("text") / "tiny")))
             case _:
