@@ -321,3 +321,14 @@ def test_the_command_trains_and_a_service_follows(tmp_path: Path, start_service:
         if loaded.exists():
             assert "libtorch" not in loaded.read_text()
             assert "onnxruntime" in loaded.read_text()
+
+
+def test_the_scoreboard_measures_them_where_they_are_named(tmp_path: Path) -> None:
+    events = events_file(tmp_path / "events.parquet", KNOWN)
+    settings = settings_file(tmp_path, max_epochs=6)
+    asked = ["evaluate", events, "--cut", "2024-01-12", "--days", "1", "--repeats", "--source", "sasrec"]
+    board = likewise("--settings", settings, *asked)
+    rows = {row["source"]: row for row in board["rows"]}
+    assert rows["sasrec"]["metrics"]["ndcg@10"]["mean"] > 2 * rows["popular"]["metrics"]["ndcg@10"]["mean"]
+    assert not rows["sasrec"]["is_baseline"]
+    assert "two-tower" not in rows
