@@ -15,6 +15,7 @@ from lifecycle.settings import load_settings
 from lifecycle.terminal import out, print_json, print_table
 from lifecycle.version_commands import JsonOption, StoreOption
 from matching.errors import AlreadyExists, InvalidInput, NotFound
+from matching.rules import RuleStore
 from matching.store import Store
 from serving.deployment import endpoint_of
 from serving.endpoint import KNOBS, Endpoint, Knob, Variant
@@ -211,6 +212,8 @@ def _value(told: str, knob: str, value: str) -> Knob:
 def _keep(store: Store, endpoint: Endpoint, n_before: int, why: str) -> None:
     for variant in endpoint.variants:
         store.resolve(variant.index or endpoint.name)
+        if "rules" in variant.knobs:
+            RuleStore(store.path).resolve(str(variant.knobs["rules"]))
     store.set_endpoint(endpoint.name, endpoint.as_json(), n_before=n_before, why=why)
 
 

@@ -48,6 +48,25 @@ def put(
         out.print(f"{name} now names {move.new}: {len(rules.rules)} rules", markup=False)
 
 
+@app.command("alias")
+def alias_rules(
+    alias: Annotated[str, typer.Argument(help="The alias.")],
+    store: StoreOption,
+    to: Annotated[str, typer.Option("--to", help="Id of rules, or another alias.")],
+    why: Annotated[str, typer.Option("--why", help="The reason, kept in the history.")] = "by hand",
+    as_json: JsonOption = False,
+) -> None:
+    """Point an alias at other rules of the store: back to those before, or to those of another alias.
+
+    Example: `likewise rules alias shop --to 20261121-101500-0123456789abcdef --why "roll back" --store shop`
+    """
+    move = RuleStore(Store(store).path).set_alias(alias, to, why=why)
+    if as_json:
+        print_json(asdict(move) | {"alias": alias})
+    else:
+        out.print(f"{alias} now names {move.new}", markup=False)
+
+
 @app.command("list")
 def list_rules(store: StoreOption, as_json: JsonOption = False) -> None:
     """List the rule sets, newest last, with the aliases that name them.

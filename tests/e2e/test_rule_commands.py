@@ -54,6 +54,12 @@ def test_rules_are_put_listed_and_shown(store: Path, file: Path) -> None:
     shown = likewise("rules", "show", "shop", "--store", store)
     assert [rule["id"] for rule in shown["rules"]] == ["one-a-brand", "house"]
     assert [move["why"] for move in shown["history"]] == ["launch", "by hand"]
+    back = likewise("rules", "alias", "shop", "--to", first["new"], "--why", "back", "--store", store)
+    assert (back["old"], back["new"]) == (second["new"], first["new"])
+    assert "no rules 'sale'" in likewise(
+        *("endpoints", "create", "home", "--variant", "now=1@shop", "--knob", "now.rules=sale", "--store", store),
+        status=2,
+    )
 
 
 def test_the_linter_ends_with_1_where_it_finds_something(store: Path, file: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matching.datapoint import Datapoint, NumericRestrict, Restrict
+from matching.live import Change, Delete, LiveIndex, Upsert, WriteLog
 from matching.recommend import Model, ModelStore
 from matching.recommend.model_store import model_id_of
 from matching.rules import Rulebook
@@ -349,3 +351,48 @@ def cost(item: str, chosen: Sequence[str], distance: float, weight: float) -> fl
 def unlike(one: str, other: str) -> float:
     a, b = VECTORS[CATALOGUE.index(one)].astype(float), VECTORS[CATALOGUE.index(other)].astype(float)
     return float(1 - a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+@settings(max_examples=25)
+@given(
+    writes=st.lists(
+        st.tuples(st.sampled_from(["up", "down", "change"]), ids, st.lists(brand, max_size=2, unique=True)),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_tokens_of_written_items_are_known_to_caps(
+    shop: Shop, writes: list[tuple[str, str, list[str]]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    held: dict[str, list[str]] = {item: list(brands(item)) for item in CATALOGUE}
+    log = WriteLog.open(tmp_path_factory.mktemp("live") / "log")
+    live = LiveIndex(shop.version, log)
+    try:
+        for kind, item, tokens in writes:
+            written = Datapoint(item, (Restrict("brand", tuple(tokens)),) if tokens else ())
+            if kind == "up":
+                vector = VECTORS[:1] * len(held)
+                write: Any = Upsert(written, {"vectors": vector}, {})
+            elif kind == "change" and item in held:
+                write = Change(written, frozenset({"restricts", "numeric_restricts"}))
+            else:
+                write = Delete(item)
+            if isinstance(write, Delete):
+                held.pop(item, None)
+            else:
+                held[item] = tokens
+            live.wait(live.write([write]).last_sequence, deadline=time.monotonic() + 30)
+        columns = live.snapshot.columns
+        codes = columns.token_codes("brand")
+        assert len(codes) == len(columns)
+        found = {item: int(codes[columns.find(item)]) for item in held}
+        for item, tokens in held.items():
+            assert (found[item] < 0) == (not tokens)
+        of_code = {(found[item], min(tokens)) for item, tokens in held.items() if tokens}
+        assert len({code for code, _ in of_code}) == len({token for _, token in of_code}) == len(of_code)
+        rows = np.array([columns.find(item) for item in held], np.int64)
+        space = live.snapshot.spaces["vectors"]
+        np.testing.assert_array_equal(space.centres(rows), [space.vectors_of(int(row)).mean(axis=0) for row in rows])
+    finally:
+        live.close()
+        log.close()
