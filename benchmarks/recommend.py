@@ -30,6 +30,8 @@ from matching.events import Event, EventItem
 from matching.interactions import DAY_MS, Interactions
 from matching.recommend import ItemRows, ModelStore
 from matching.recommend.model_store import model_id_of
+from matching.rules import Rulebook
+from matching.rules.parsing import rules_of
 from matching.sources.training import train
 from matching.store import Store
 from serving.slate import SlateQuery, fill
@@ -39,6 +41,14 @@ NOW = 400 * DAY_MS
 N_TASTES = 500
 TRAINED = ("sequential-rules", "item-knn", "bought-together", "trending")
 WEIGHTS = dict.fromkeys((*TRAINED, "content"), 1.0)
+
+RULES = [
+    {"id": "shown", "kind": "hide", "allow": {"brand": ["7"]}},
+    {"id": "lifted", "kind": "boost", "factor": 1.5, "allow": {"tenth": ["3"]}},
+    {"id": "brands", "kind": "cap", "namespace": "brand", "most": 2},
+    {"id": "variants", "kind": "collapse", "namespace": "variant"},
+    {"id": "mixed", "kind": "diversity"},
+]
 
 
 def events(rng: np.random.Generator, n_items: int, n_users: int, n_each: int) -> Interactions:
@@ -85,6 +95,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=50_000)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--state-users", type=int, default=1_000_000)
+    parser.add_argument("--rules", action="store_true", help="slates under a boost, a cap, a collapse and diversity")
     asked = parser.parse_args()
     result: dict[str, object] = {"machine": harness.machine(), "state": state_of(asked.state_users, 10, asked.items)}
     rng = np.random.default_rng(1)
@@ -94,7 +105,8 @@ def main() -> None:
         draft = Draft(store, BuildSettings(plan="graph", threads=2), Silent())
         space = draft.new_space("vectors", 64, space_id="made", metric="cosine")
         for at, item in enumerate(known.item_ids):
-            draft.columns.add(Datapoint(item, (Restrict("tenth", (str(at % 10),)),)))
+            tokens = ("tenth", at % 10), ("brand", at % 300), ("variant", at // 3)
+            draft.columns.add(Datapoint(item, tuple(Restrict(name, (str(token),)) for name, token in tokens)))
         vectors = rng.normal(size=(N_TASTES, 64))[rng.integers(N_TASTES, size=asked.items)]
         vectors = (vectors + rng.normal(size=vectors.shape) * 0.7).astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -112,6 +124,7 @@ def main() -> None:
         for user in range(asked.requests):
             history = known.history(user)
             state.take(told(str(user), [known.item_ids[item] for item in history.items], history.at_ms.tolist()))
+        book = Rulebook(rules_of(RULES if asked.rules else []))
         spent, cpu = [], time.process_time()
         for user in range(asked.requests):
             tenth = Filter((Restrict("tenth", (str(user % 10),)),)) if user % 3 == 0 else Filter()
@@ -119,7 +132,7 @@ def main() -> None:
             query = SlateQuery(user=str(user), items=page, k=10, filter=tenth, exclude_bought=True)
             began = time.perf_counter()
             recent = state.recent(str(user), "")
-            filled = fill(version, query, recent, models, lambda _: rows, WEIGHTS, now_ms=NOW)
+            filled = fill(version, query, recent, models, lambda _: rows, WEIGHTS, now_ms=NOW, rulebook=book)
             spent.append(time.perf_counter() - began)
             assert len(filled.places) == 10
         p50, p99 = np.percentile(np.array(spent) * 1e3, [50, 99])

@@ -179,6 +179,7 @@ class _Steps:
     scores: NDArray[np.float64]
     listed: Rows
     _shown: Rows | None = None
+    _order: Rows | None = None  # of rows, so that a score is found by bisection
 
     def after(self, rule: Rule, listed: Rows, shown: Rows | None = None) -> Effect:
         """Compare with the list before; `shown` is the list in the order of its places."""
@@ -186,16 +187,23 @@ class _Steps:
         shown_before = before if self._shown is None else self._shown
         self._shown = listed if shown is None else shown
         n = min(len(shown_before), len(self._shown))
+        were, are = before.tolist(), listed.tolist()
+        old, new = set(were), set(are)
         return Effect(
             rule,
-            brought=tuple(listed[~np.isin(listed, before)].tolist()),
-            dropped=tuple(before[~np.isin(before, listed)].tolist()),
+            brought=tuple([row for row in are if row not in old]),
+            dropped=tuple([row for row in were if row not in new]),
             moved=int(np.count_nonzero(shown_before[:n] != self._shown[:n])) + len(self._shown) - n,
-            cost=self._score(before) - self._score(listed),
+            cost=0.0 if old == new else self._score(before) - self._score(listed),
         )
 
     def _score(self, listed: Rows) -> float:
-        return float(self.scores[np.isin(self.rows, listed)].sum())
+        if not len(self.rows):
+            return 0.0
+        if self._order is None:
+            self._order = np.argsort(self.rows)
+        places = self._order[np.minimum(np.searchsorted(self.rows, listed, sorter=self._order), len(self.rows) - 1)]
+        return float(self.scores[places[self.rows[places] == listed]].sum())
 
 
 def alike_in(
