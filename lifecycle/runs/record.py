@@ -176,7 +176,7 @@ def _flat(told: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     for name, value in told.items():
         if isinstance(value, Mapping):
             found |= _flat(value, f"{prefix}{name}.")
-        elif value is not None:
+        elif value not in (None, ""):
             found[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value)
     return found
 
