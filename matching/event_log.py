@@ -113,6 +113,11 @@ class SqlEventLog:
         self._committing = threading.Lock()
         self._queue_lock = threading.Lock()
         self._queue: list[_Waiting] = []
+        # as the driver takes it: the rows are plain and many
+        mark = "?" if self._is_sqlite else "%s"
+        names = ", ".join(column.name for column in _EVENTS.columns)
+        marks = ", ".join([mark] * len(_EVENTS.columns))
+        self._insert = f"INSERT INTO {_EVENTS.name} ({names}) VALUES ({marks})"  # noqa: S608  names of our own
         self._tell: Callable[[Stretch], None] = lambda stretch: None
 
     @classmethod
@@ -329,7 +334,7 @@ class SqlEventLog:
         known = _found(connection, _EVENTS.c.event_id, {event.event_id for event in events})
         digests = {user: user_digest(user) for user in {event.user for event in events} if user}
         erased = _found(connection, _ERASED.c.digest, set(digests.values()))
-        rows: list[dict[str, Any]] = []
+        rows: list[tuple[Any, ...]] = []
         answers: list[Appended] = []
         for waiting in group:
             accepted: list[Event] = []
@@ -343,7 +348,7 @@ class SqlEventLog:
                 told.append((sequence, event))
             answers.append(Appended(tuple(accepted), len(waiting.events) - len(accepted), sequence))
         if sequence > before:
-            connection.execute(sa.insert(_EVENTS), rows)
+            connection.exec_driver_sql(self._insert, rows)
             connection.execute(sa.update(_HEAD).values(sequence=sequence))
         return answers, Stretch(before, sequence, tuple(told), frozenset(), sequence)
 
@@ -417,20 +422,21 @@ def _of_nobody(visits: list[str], after: int) -> sa.ColumnElement[bool]:
     return sa.and_(_EVENTS.c.sequence > after, _EVENTS.c.user_key == "", _EVENTS.c.session.in_(visits))
 
 
-def _row_of(sequence: int, event: Event) -> dict[str, Any]:
+def _row_of(sequence: int, event: Event) -> tuple[Any, ...]:
+    """The values of a row, in the order of the columns."""
     items = [[item.item_id, item.quantity, item.value, item.position, item.propensity] for item in event.items]
-    return {
-        "sequence": sequence,
-        "event_id": event.event_id,
-        "event_type": event.event_type,
-        "user_key": event.user,
-        "session": event.session,
-        "items": _encoded(items),
-        "at_ms": event.at_ms,
-        "received_ms": event.received_ms,
-        "query": event.query,
-        "recommendation_id": event.recommendation_id,
-    }
+    return (
+        sequence,
+        event.event_id,
+        event.event_type,
+        event.user,
+        event.session,
+        _encoded(items),
+        event.at_ms,
+        event.received_ms,
+        event.query,
+        event.recommendation_id,
+    )
 
 
 def _event_of(row: Any) -> Event:

@@ -56,6 +56,10 @@ class UserKeys:
             return ""
         return hashlib.blake2b(raw_id.encode(), digest_size=_KEY_BYTES, key=self._secret).hexdigest()
 
+    def derived(self, purpose: str) -> bytes:
+        """Return a secret of 32 bytes for another purpose."""
+        return hashlib.blake2b(purpose.encode(), digest_size=32, key=self._secret, person=b"derived").digest()
+
     @property
     def fingerprint(self) -> str:
         """What tells secrets apart, and nothing of them."""

@@ -9,12 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple, Protocol
 
 from matching.errors import DeadlineExceeded, InvalidInput, LimitExceeded, Unavailable
 from matching.events import Event, EventItem, EventLog
 from matching.user_keys import UserKeys
+from serving.impressions import Impressions
 from serving.settings import EventSettings
 
 Status = Literal["accepted", "duplicate", "rejected"]
@@ -22,6 +23,7 @@ Listener = Callable[[], None]
 KNOWN_TYPES: Final = frozenset(
     ("view", "click", "add_to_cart", "purchase", "wishlist", "remove", "return", "search", "impression")
 )
+_OF_SLATES: Final = ("click", "impression")
 _TYPE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _MAX_ID_CHARS: Final = 256
 _MAX_QUERY_CHARS: Final = 2_000
@@ -65,7 +67,7 @@ class EventResult(NamedTuple):
 class EventObserver(Protocol):
     """Is told what became of events; a service counts them."""
 
-    def took_event(self, event_type: str, outcome: str) -> None: ...
+    def took_events(self, event_type: str, outcome: str, n: int) -> None: ...
 
     def odd_event(self, reason: str) -> None: ...
 
@@ -99,6 +101,7 @@ class EventIntake:
         self._knows_item = knows_item
         self._observer = observer
         self._clock_ms = clock_ms
+        self._impressions = Impressions(keys.derived("impressions"), max_age_s=settings.max_age_s)
         self._listeners: list[Listener] = []
         self._actors = _Actors(settings.max_per_minute)
         self._threads = ThreadPoolExecutor(_WRITERS, thread_name_prefix="event")
@@ -110,6 +113,10 @@ class EventIntake:
     def user_key(self, raw_id: str) -> str:
         """Return the key by which a shop's user is known here, "" for ""."""
         return self._keys.key(raw_id)
+
+    def sign(self, item_ids: Sequence[str], user_id: str, session: str) -> str:
+        """Return the id of a slate, by which clicks on it are known."""
+        return self._impressions.sign(item_ids, self._keys.key(user_id), session, now_ms=self._clock_ms())
 
     def write(self, told: Sequence[ToldEvent | Malformed], *, is_queued: bool = False) -> list[EventResult]:
         """Take events; those that are accepted are on disk when it returns.
@@ -139,7 +146,11 @@ class EventIntake:
             for listener in self._listeners:
                 listener()
         new = {id(event) for event in appended.accepted}
-        return [self._counted(each, new) for each in checked]
+        counted: dict[tuple[str, str], int] = {}
+        results = [_result(each, new, counted) for each in checked]
+        for (event_type, outcome), n in counted.items():
+            self._observer.took_events(event_type, outcome, n)
+        return results
 
     async def take(self, told: Sequence[ToldEvent | Malformed], *, deadline: float) -> list[EventResult]:
         """Do the same for an event loop.
@@ -195,15 +206,17 @@ class EventIntake:
         )
         if batch is not None and batch.is_full(event):
             return _refused(told.event_id, "bot", "too many events of one user or session in a minute; send fewer")
-        return event
+        return self._vouched_for(event)
 
-    def _counted(self, checked: Event | EventResult, new: set[int]) -> EventResult:
-        if isinstance(checked, EventResult):
-            self._observer.took_event("", checked.reason)
-            return checked
-        status: Status = "accepted" if id(checked) in new else "duplicate"
-        self._observer.took_event(checked.event_type, status)
-        return EventResult(checked.event_id, status)
+    def _vouched_for(self, event: Event) -> Event:
+        """The event, of a type that says nothing where it should name a slate that showed its items and does not."""
+        if not self._settings.signed_impressions or event.event_type not in _OF_SLATES:
+            return event
+        shown = [item.item_id for item in event.items]
+        if self._impressions.vouches(event.recommendation_id, shown, event.user, event.session, at_ms=event.at_ms):
+            return event
+        self._observer.odd_event("unverified")
+        return replace(event, event_type=f"unverified_{event.event_type}")
 
 
 class _Actors:
@@ -246,6 +259,17 @@ class _Batch:
                 counts[actor] = counts.get(actor, 0) + 1
 
 
+def _result(checked: Event | EventResult, new: set[int], counted: dict[tuple[str, str], int]) -> EventResult:
+    """What became of an event, which is counted."""
+    if isinstance(checked, EventResult):
+        result, what = checked, ("", checked.reason)
+    else:
+        status: Status = "accepted" if id(checked) in new else "duplicate"
+        result, what = EventResult(checked.event_id, status), (checked.event_type, status)
+    counted[what] = counted.get(what, 0) + 1
+    return result
+
+
 def _refused(event_id: str, reason: str, message: str) -> EventResult:
     return EventResult(event_id, "rejected", reason, message)
 
@@ -282,8 +306,9 @@ def _wrong_items(told: ToldEvent, settings: EventSettings) -> str:
 
 
 def _wrong_item(item: EventItem) -> str:
-    n_bytes = len(item.item_id.encode(errors="surrogatepass"))
-    if not 0 < n_bytes <= _MAX_ITEM_ID_BYTES or not _is_text(item.item_id):
+    name = item.item_id
+    n_bytes = len(name) if name.isascii() else len(name.encode(errors="surrogatepass"))
+    if not 0 < n_bytes <= _MAX_ITEM_ID_BYTES or not _is_text(name):
         return f"item_id has {n_bytes} bytes; expected 1 to {_MAX_ITEM_ID_BYTES}, none of them NUL"
     if not 0 < item.quantity <= _MAX_AMOUNT:
         return "quantity is not a number above 0"
@@ -299,6 +324,8 @@ def _wrong_item(item: EventItem) -> str:
 def _is_text(text: str) -> bool:
     if "\0" in text:
         return False
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:  # half a character

@@ -335,12 +335,12 @@ class Metrics:
         self._switches.labels(endpoint).inc(before is not None)
         self._served[endpoint] = dict(versions)
 
-    def took_event(self, event_type: str, outcome: str) -> None:
-        """Count an event: accepted, duplicate, or why it was rejected."""
-        self._of_event(event_type if event_type in KNOWN_TYPES else "other", outcome).inc()
+    def took_events(self, event_type: str, outcome: str, n: int) -> None:
+        """Count events: accepted, duplicate, or why they were rejected."""
+        self._of_event(event_type if event_type in KNOWN_TYPES else "other", outcome).inc(n)
 
     def odd_event(self, reason: str) -> None:
-        """Count an event that is odd: `unknown_item`, `ahead`."""
+        """Count an event that is odd: `unknown_item`, `ahead`, `unverified`."""
         self._odd_events.labels(reason).inc()
 
     def lost_history(self) -> None:

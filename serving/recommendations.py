@@ -59,6 +59,11 @@ class HistoryObserver(Protocol):
     def lost_history(self) -> None: ...
 
 
+def unsigned(item_ids: Sequence[str], user_id: str, session: str) -> str:
+    """Return an id that vouches for nothing."""
+    return secrets.token_hex(8)
+
+
 class Recommendations:
     """Slates for a shop's pages. Belongs to one event loop."""
 
@@ -72,12 +77,14 @@ class Recommendations:
         settings: RecommendSettings,
         limits: ServingSettings,
         user_key: Callable[[str], str] = str,
+        sign: Callable[[Sequence[str], str, str], str] = unsigned,
         observer: HistoryObserver,
     ) -> None:
         """Answer from what the recommender serves.
 
         Args:
             user_key: the key under which the state knows a shop's user.
+            sign: makes the id of a slate, of its items, the shop's user and the visit.
             observer: counts.
         """
         self._recommender = recommender
@@ -87,6 +94,7 @@ class Recommendations:
         self._settings = settings
         self._limits = limits
         self._user_key = user_key
+        self._sign = sign
         self._observer = observer
         file = settings.page_key_file
         self._page_keys = (secrets.token_bytes(32),) if file is None else parse_override_keys(file.read_bytes())
@@ -219,9 +227,11 @@ class Recommendations:
             if token is not None:
                 token.check_same(here)
             is_more = here.offset < len(slate.places)
+            shown = slate.places[offset : here.offset]
             return replace(
                 slate,
-                places=slate.places[offset : here.offset],
+                recommendation_id=asked.signed(shown),
+                places=shown,
                 next_page_token=here.signed(self._page_keys[0]) if is_more else "",
             )
 
@@ -326,11 +336,15 @@ class _Asked:
         filling.run()
         return filling
 
+    def signed(self, places: Sequence[Place]) -> str:
+        """Return the id of an answer that shows some places."""
+        return self.of._sign([place.item_id for place in places], self.query.user, self.query.session)
+
     def slate(self, filled: Filled) -> Slate:
         """Return the answer."""
         version = self.snapshot.version
         return Slate(
-            secrets.token_hex(8),
+            self.signed(filled.places),
             version.version_id,
             self.snapshot.variant,
             {source: model.model_id for source, model in self.models.items()},

@@ -26,7 +26,7 @@ from serving.health import Health
 from serving.listener import check_exposure, grpc_tls, http_tls
 from serving.metrics import Metrics
 from serving.observation import Observation
-from serving.recommendations import Recommendations
+from serving.recommendations import Recommendations, unsigned
 from serving.recommender import Recommender
 from serving.request_log import audit_to, log_to_stderr
 from serving.served_models import ServedModels
@@ -199,6 +199,7 @@ async def _serve(
                 settings=recommend,
                 limits=settings,
                 user_key=str if intake is None else intake.user_key,
+                sign=unsigned if intake is None else intake.sign,
                 observer=metrics,
             )
             held.push_async_callback(recommendations.close)

@@ -154,6 +154,11 @@ class EventSettings(BaseModel):
     unknown_items: Literal["keep", "reject"] = Field(
         default="keep", description="what becomes of events whose items are not served; they are counted either way"
     )
+    signed_impressions: bool = Field(
+        default=False,
+        description="keep a click or impression as `unverified_click` or `unverified_impression`, which count nowhere, unless "
+        "its recommendationId was given out for its items to who acts",
+    )
     follow_s: float = Field(
         default=0.2, gt=0, le=60, description="how often the log is asked what others have appended or erased"
     )

@@ -5,6 +5,7 @@ A user is a dict entry and a string of 9 bytes an act; the least recently seen o
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from matching.user_keys import user_digest, visit_digest
 from serving.user_state import CODES, UNDONE, Recent, recent_of
 
 _ACT: Final = np.dtype([("item", "<u4"), ("at_s", "<u4"), ("kind", "u1")])
+_PACKED: Final = struct.Struct("<IIB")  # the same, without the price of small arrays
 _MAX_ITEMS: Final = 5_000_000  # ids that are remembered; acts on later ones are not
 
 
@@ -111,8 +113,8 @@ class UsersInMemory:
                     continue
                 place = self._places[item.item_id] = len(self._ids)
                 self._ids.append(item.item_id)
-            acts.append((place, at_s, code))
-        return np.array(acts, _ACT).tobytes()
+            acts.append(_PACKED.pack(place, at_s, code))
+        return b"".join(acts)
 
     def _without(self, held: bytes, code: int, item_ids: set[str]) -> bytes:
         acts = np.frombuffer(held, _ACT)
@@ -135,13 +137,12 @@ def _key(digest: str) -> int:
 
 
 def _merged(held: bytes, told: bytes) -> bytes:
-    """Both in order of time; what was told later comes later where times are equal."""
+    """Both, each in order of time, as one; what was told later comes later where times are equal."""
     both = held + told
     if not held or not told:
         return both
-    acts = np.frombuffer(both, _ACT)
-    at_s = acts["at_s"]
-    first = len(held) // _ACT.itemsize
-    if at_s[first - 1] <= at_s[first] and np.all(at_s[first:-1] <= at_s[first + 1 :]):
+    (_, last, _), (_, first, _) = _PACKED.unpack_from(held, len(held) - _PACKED.size), _PACKED.unpack_from(told)
+    if last <= first:
         return both
-    return acts[np.argsort(at_s, kind="stable")].tobytes()
+    acts = np.frombuffer(both, _ACT)
+    return acts[np.argsort(acts["at_s"], kind="stable")].tobytes()

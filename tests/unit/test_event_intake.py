@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from matching.errors import DeadlineExceeded, InvalidInput, LimitExceeded, Unavailable
+from matching.event_files import read_event_log
 from matching.event_log import SqlEventLog
 from matching.events import Event, EventItem
+from matching.sources.popular import Popular
 from matching.user_keys import UserKeys
 from serving.event_intake import EventIntake, EventResult, Malformed, ToldEvent
 from serving.settings import EventSettings
+from serving.users_in_memory import UsersInMemory
 from serving.wire.event_json import parse_events
 
 NOW = 1_700_000_000_000
@@ -31,8 +34,8 @@ class Counted:
         self.events: Counter[tuple[str, str]] = Counter()
         self.odd: Counter[str] = Counter()
 
-    def took_event(self, event_type: str, outcome: str) -> None:
-        self.events[event_type, outcome] += 1
+    def took_events(self, event_type: str, outcome: str, n: int) -> None:
+        self.events[event_type, outcome] += n
 
     def odd_event(self, reason: str) -> None:
         self.odd[reason] += 1
@@ -161,6 +164,59 @@ def test_repeats_are_not_held_against_an_actor(log: SqlEventLog) -> None:
         shop.write(*(replace(VIEW, event_id=f"c{n}") for n in range(60)))
     assert len(shop.kept()) == 60
     assert shop.write(replace(VIEW, event_id="new")) == [("accepted", "")]
+
+
+def test_a_click_has_to_name_the_slate_that_showed_its_items(log: SqlEventLog) -> None:
+    shop = Shop(log, signed_impressions=True)
+    token = shop.intake.sign(["a", "b"], "ann", "s1")
+    clicks = [
+        replace(VIEW, event_id="shown", event_type="click", recommendation_id=token),
+        replace(VIEW, event_id="not-shown", event_type="click", recommendation_id=token, items=(EventItem("c"),)),
+        replace(VIEW, event_id="not-to-them", event_type="click", recommendation_id=token, session="s2"),
+        replace(VIEW, event_id="made-up", event_type="impression", recommendation_id="9f0c9f0c9f0c9f0c"),
+        replace(VIEW, event_id="none", event_type="click"),
+        replace(VIEW, event_id="view"),
+    ]
+    assert shop.write(*clicks) == [("accepted", "")] * 6
+    assert [event.event_type for event in shop.kept()] == [
+        "click",
+        "unverified_click",
+        "unverified_click",
+        "unverified_impression",
+        "unverified_click",
+        "view",
+    ]
+    assert shop.counted.odd == {"unverified": 4}
+    users = UsersInMemory()
+    users.take(shop.kept())
+    assert users.recent(shop.intake.user_key("ann"), "").items == ("a", "a")
+    lenient = Shop(log)
+    assert lenient.write(replace(clicks[4], event_id="lenient")) == [("accepted", "")]
+    assert lenient.kept()[-1].event_type == "click"
+
+
+@pytest.mark.parametrize("n_a_minute", [250, pytest.param(5_000, marks=pytest.mark.slow)])
+def test_one_actor_is_one_user_however_much_they_click(log: SqlEventLog, n_a_minute: int) -> None:
+    """Thousands of clicks within 20 minutes, each sent twice."""
+    shop = Shop(log, max_per_minute=50)
+    for minute in range(20):
+        clicks = [
+            replace(VIEW, event_id=f"{minute}/{n}", at_ms=shop.now, items=(EventItem("a" if n % 2 else "b"),))
+            for n in range(n_a_minute)
+        ]
+        for start in range(0, len(clicks), 1_000):
+            shop.write(*clicks[start : start + 1_000])
+            shop.write(*clicks[start : start + 1_000])
+        shop.now += 60_000
+    assert len(shop.kept()) == 20 * 50
+    other = replace(VIEW, event_id="bob", user_id="bob", at_ms=None, items=(EventItem("b"), EventItem("c")))
+    shop.write(other)
+    users = UsersInMemory(max_acts=50)
+    users.take(shop.kept())
+    assert len(users.recent(shop.intake.user_key("ann"), "").items) == 50
+    learned = read_event_log(log)
+    popular = Popular.fit(learned, now_ms=shop.now + 1)
+    assert dict(zip(learned.item_ids, popular.n_users.tolist(), strict=True)) == {"a": 1, "b": 2, "c": 1}
 
 
 def test_limits_of_a_request(log: SqlEventLog) -> None:
