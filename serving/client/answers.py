@@ -87,6 +87,7 @@ class Recommended:
         recommendation_id: for events that speak of it.
         models: by source.
         rules_version: the rules that were applied, "" for none.
+        next_page_token: of the page after this one, "" where there is none.
         told: the whole answer, as JSON.
     """
 
@@ -98,6 +99,7 @@ class Recommended:
     n_matching: int
     is_degraded: bool
     rules_version: str = ""
+    next_page_token: str = ""
     told: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -128,6 +130,7 @@ class Recommended:
             told["nMatching"],
             told["degraded"],
             told.get("rulesVersion", ""),
+            told.get("nextPageToken", ""),
             told,
         )
 

@@ -57,6 +57,8 @@ class SlateKnobs(TypedDict, total=False):
     exclude: Sequence[str]
     exclude_seen: bool
     exclude_bought: bool
+    depth: int
+    page_token: str
 
 
 def new_id() -> str:
@@ -205,8 +207,10 @@ def recommend(
     exclude: Sequence[str] = (),
     exclude_seen: bool = False,
     exclude_bought: bool = False,
+    depth: int = 0,
+    page_token: str = "",
 ) -> Call[Recommended]:
-    """A slate for a page of a shop."""
+    """A slate for a page of a shop; with a depth the first of its pages, with a token the next one."""
     given = {
         "userId": user_id,
         "sessionId": session_id,
@@ -216,6 +220,8 @@ def recommend(
         "exclude": list(exclude),
         "excludeSeen": exclude_seen,
         "excludeBought": exclude_bought,
+        "depth": depth,
+        "pageToken": page_token,
     }
     body = {"k": k, **filter_json(filter), **{name: value for name, value in given.items() if value}}
     return Call("POST", "/v1/recommend", body, Recommended.of_json)

@@ -27,6 +27,10 @@ export interface SlateRequest extends Filtered {
   exclude?: string[];
   excludeSeen?: boolean;
   excludeBought?: boolean;
+  /** Places of all pages together, where the slate is asked for by pages of k. */
+  depth?: number;
+  /** nextPageToken of the page before; all else but k as it was. */
+  pageToken?: string;
 }
 
 export interface SlateItem {
@@ -46,6 +50,8 @@ export interface Slate {
   variant: string;
   degraded: boolean;
   nMatching: number;
+  rulesVersion: string;
+  nextPageToken: string;
 }
 
 export interface SearchRequest extends Filtered {

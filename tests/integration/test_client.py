@@ -105,6 +105,15 @@ def test_events_change_slates(client: Client) -> None:
     assert slate.recommendation_id == slate.told["recommendationId"]
 
 
+def test_a_slate_comes_by_pages(client: Client) -> None:
+    whole = client.recommend(items=["item-0007"], k=7)
+    pages = [client.recommend(items=["item-0007"], k=3, depth=7)]
+    while pages[-1].next_page_token:
+        pages.append(client.recommend(items=["item-0007"], k=3, depth=7, page_token=pages[-1].next_page_token))
+    assert [len(page.items) for page in pages] == [3, 3, 1]
+    assert tuple(one for page in pages for one in page.ids) == whole.ids
+
+
 def test_errors_are_ours(client: Client, service: Service) -> None:
     with pytest.raises(NotFound, match="nowhere"):
         client.similar("nowhere")
