@@ -17,6 +17,7 @@ FILES := $(sort $(shell find $(PACKAGES) -name '*.py'))
 CPP := $(shell find cpp_ext tests/cpp -name '*.cpp' -o -name '*.h')
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SYSTEM := chromium chromium-driver nodejs postgresql redis-server
+HTTP2 := libnghttp2-dev
 FUZZ := clang libclang-rt-dev
 EMULATION := libsimde-dev
 
@@ -34,7 +35,9 @@ $(VENV)/.files: FORCE | $(VENV)/bin/pip
 
 FORCE:
 
+# without nghttp2 grpcio's server answers gRPC, at twice the cost
 $(STAMP): constraints.txt pyproject.toml $(NATIVE) $(VENV)/.files | $(VENV)/bin/pip
+	@test -e /usr/include/nghttp2/nghttp2.h || tools/system-packages $(HTTP2) || true
 	$(INSTALL) cmake nanobind ninja numpy scikit-build-core
 	$(INSTALL) --no-build-isolation --editable ".[$(FAISS),encode,models,serve,dev]"
 	@touch $@

@@ -15,7 +15,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from matching.errors import (
     DeadlineExceeded,
@@ -36,6 +36,8 @@ from serving.event_rpcs import ACCESS as EVENT_ACCESS
 from serving.event_rpcs import SERVICE as EVENT_SERVICE
 from serving.event_rpcs import EventRpcs
 from serving.grpc_admission import Admitted, AdmittingHandler, grpc_options
+from serving.grpc_server import GrpcServer, has_own_connections
+from serving.listener import grpc_tls, http2_tls
 from serving.metrics import Metrics
 from serving.query import Detail, Route
 from serving.recommend_rpcs import ACCESS as RECOMMEND_ACCESS
@@ -44,7 +46,7 @@ from serving.recommend_rpcs import RecommendRpcs
 from serving.recommendations import Recommendations
 from serving.recommender import Recommender
 from serving.request_log import RequestRecord, log_audit, log_request, request_id_from, route_from
-from serving.settings import ServingSettings
+from serving.settings import ServingSettings, TlsSettings
 from serving.tracing import begin
 from serving.vertex_resources import VertexResources
 from serving.vertex_rpcs import ACCESS as VERTEX_ACCESS
@@ -107,10 +109,17 @@ class GrpcApi:
         self._max_bytes = settings.max_json_bytes
         self._max_search_bytes = settings.max_image_bytes + 64 * 1024  # a picture and what surrounds it
         limit = max(self._max_bytes, self._max_search_bytes)
-        self._server = grpc.aio.server(
-            options=grpc_options(settings, max_message_bytes=limit),
-            maximum_concurrent_rpcs=settings.max_connections,
-            interceptors=[_Doorkeeper(gate, metrics)] if gate.is_on else [],
+        door = _Doorkeeper(gate, metrics) if gate.is_on else None
+        self._server: Any = (
+            GrpcServer(
+                settings=settings, metrics=metrics, max_message_bytes=limit, door=None if door is None else door.find
+            )
+            if has_own_connections(settings)
+            else grpc.aio.server(
+                options=grpc_options(settings, max_message_bytes=limit),
+                maximum_concurrent_rpcs=settings.max_connections,
+                interceptors=[] if door is None else [door],
+            )
         )
         match: Methods = {
             "FindNeighbors": (pb.FindNeighborsRequest, self._find_neighbors),
@@ -134,9 +143,13 @@ class GrpcApi:
         for name, methods in self._services.items():
             self._add_service(name, methods)
         self._health = health_aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        server: Any = self._server
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        add_reflection: Any = (
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+        )  # generated code carries no types
+        add_reflection(reflection.aio.ReflectionServicer(names), server)
 
     async def _find_neighbors(
         self, request: pb.FindNeighborsRequest, record: RequestRecord, deadline: float
@@ -263,17 +276,25 @@ class GrpcApi:
 
         return behave
 
-    def bind(self, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> int:
-        """Bind, encrypted where there are credentials, and return the port obtained.
+    def bind(self, host: str, port: int, tls: TlsSettings | None = None) -> int:
+        """Bind, encrypted where the settings say so, and return the port obtained.
 
         Raises:
-            RuntimeError: the address is taken or not ours.
+            OSError: the address is taken or not ours.
+            InvalidInput: a file of certificates is missing or holds something else.
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        if credentials is None:
-            bound = self._server.add_insecure_port(address)
+        if isinstance(self._server, GrpcServer):
+            bound = self._server.bind(host, port, http2_tls(tls or TlsSettings()))
         else:
-            bound = self._server.add_secure_port(address, credentials)
+            credentials = grpc_tls(tls or TlsSettings())
+            try:
+                if credentials is None:
+                    bound = self._server.add_insecure_port(address)
+                else:
+                    bound = self._server.add_secure_port(address, credentials)
+            except RuntimeError as error:
+                raise OSError(str(error)) from None
         if not self._resources.domain_name:
             self._resources.domain_name = f"{address.rpartition(':')[0]}:{bound}"
         return bound
@@ -304,22 +325,29 @@ class _Doorkeeper(grpc.aio.ServerInterceptor):
         self._gate = gate
         self._metrics = metrics
 
+    def find(self, details: Any, look_up: Callable[[Any], Any]) -> Any:
+        """Return what answers a call: its method, or a refusal."""
+        access = ACCESS.get(details.method, "known")  # what there is not is told only to callers that are known
+        try:
+            return _claimed(self._admitted(details, access), look_up(details))
+        except LikewiseError as error:
+            return self._refusal(error, details.method, access)
+
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], handler_call_details: Any
     ) -> Any:
-        """Return what answers a call: its method, or a refusal."""
-        method = handler_call_details.method
-        access = ACCESS.get(method, "known")  # what there is not is told only to callers that are known
+        """Do the same for grpcio."""
+        access = ACCESS.get(handler_call_details.method, "known")
         try:
-            principal = self._gate.identify(_credentials(handler_call_details.invocation_metadata), access)
-            _asking.set(principal)
-            self._gate.admit(principal, access)
-            handler = await continuation(handler_call_details)
-            if principal is not None and isinstance(handler, Admitted):
-                handler.ticket.claim(principal.name)
-            return handler
+            return _claimed(self._admitted(handler_call_details, access), await continuation(handler_call_details))
         except LikewiseError as error:
-            return self._refusal(error, method, access)
+            return self._refusal(error, handler_call_details.method, access)
+
+    def _admitted(self, details: Any, access: Access) -> Principal | None:
+        principal = self._gate.identify(_credentials(details.invocation_metadata), access)
+        _asking.set(principal)
+        self._gate.admit(principal, access)
+        return principal
 
     def _refusal(self, error: LikewiseError, method: str, access: Access) -> Any:
         began = time.monotonic()
@@ -337,6 +365,12 @@ class _Doorkeeper(grpc.aio.ServerInterceptor):
             await context.abort(_CODES[code.grpc], public_message(error), tuple(trailing))
 
         return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _claimed(principal: Principal | None, handler: Any) -> Any:
+    if principal is not None and isinstance(handler, Admitted):
+        handler.ticket.claim(principal.name)
+    return handler
 
 
 def _credentials(metadata: Any) -> Credentials:

@@ -15,12 +15,12 @@ from serving.metrics import Metrics
 from serving.settings import ServingSettings
 
 _GRACE_MS: Final = 30_000
-_KEEPALIVE_TIMEOUT_MS: Final = 20_000
+KEEPALIVE_TIMEOUT_S: Final = 20
 _HARD: Final = 2  # from so many times the limit on, all metadata are refused; below, larger ones ever more often
 
 
 def grpc_options(settings: ServingSettings, *, max_message_bytes: int) -> tuple[tuple[str, int], ...]:
-    """Return what the server keeps to: sizes, streams, how long connections live, and how often clients may ping."""
+    """Return what grpcio's server keeps to: sizes, streams, how long connections live, and how often clients may ping."""
     return (
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", -1),
@@ -30,7 +30,7 @@ def grpc_options(settings: ServingSettings, *, max_message_bytes: int) -> tuple[
         ("grpc.max_connection_age_ms", settings.grpc_connection_age_s * 1000),
         ("grpc.max_connection_age_grace_ms", _GRACE_MS),
         ("grpc.keepalive_time_ms", settings.grpc_keepalive_s * 1000),
-        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_ping_strikes", 2),
         ("grpc.server_handshake_timeout_ms", int(settings.receive_deadline_s * 1e3)),
@@ -54,28 +54,37 @@ class AdmittingHandler(grpc.GenericRpcHandler):
         self._metrics = metrics
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """Return what answers a call; None where the method is not known here."""
+        """Return what answers a call; None where the method is not known here.
+
+        Args:
+            handler_call_details: also with `left_s`, seconds to the deadline, which grpcio does not tell yet.
+        """
         found = self._methods.get(handler_call_details.method)
         if found is None:
             return None
         handler, lane = found
         try:
-            ticket = self._admission.admit(lane, left_s=math.inf)
+            ticket = self._admission.admit(lane, left_s=getattr(handler_call_details, "left_s", math.inf))
         except Overloaded as error:
             self._metrics.refused("grpc", "overload")
-            return _refusal(error)
-        return Admitted(handler, ticket, self._metrics)
+            return Refused(Refusal(public_message(error), error.retry_after_s))
+        return Admitted(handler, ticket, self._metrics, is_quick=lane == "search")
 
 
 class Admitted:
-    """A method for one call. grpcio holds it until the call is over, and its answer sent where there is one."""
+    """A method for one call. grpcio holds it until the call is over, and its answer sent where there is one.
 
-    __slots__ = ("_handler", "_metrics", "response_serializer", "ticket")
+    Attributes:
+        is_quick: whether its answer seldom has to wait for anything, so that it need not be a task.
+    """
+
+    __slots__ = ("_handler", "_metrics", "is_quick", "response_serializer", "ticket")
     request_streaming = response_streaming = False
     request_deserializer = unary_stream = stream_unary = stream_stream = None
 
-    def __init__(self, handler: Any, ticket: Ticket, metrics: Metrics) -> None:
+    def __init__(self, handler: Any, ticket: Ticket, metrics: Metrics, *, is_quick: bool) -> None:
         self.ticket = ticket
+        self.is_quick = is_quick
         self.response_serializer = handler.response_serializer
         self._handler = handler
         self._metrics = metrics
@@ -85,7 +94,7 @@ class Admitted:
         left_s = context.time_remaining()
         if (refusal := self.ticket.refusal(math.inf if left_s is None else left_s)) is not None:
             self._metrics.refused("grpc", "overload")
-            await context.abort(*_told(refusal))
+            await context.abort(*told(refusal))
         self.ticket.wait()
         try:
             return await self._handler.unary_unary(content, context)
@@ -98,15 +107,23 @@ class Admitted:
         self.ticket.release()
 
 
-def _refusal(error: Overloaded) -> Any:
-    told = _told(Refusal(public_message(error), error.retry_after_s))
+class Refused:
+    """The method of a call that has no place."""
 
-    async def refuse(_: AsyncIterator[bytes], context: Any) -> None:
-        await context.abort(*told)
+    __slots__ = ("refusal",)
+    request_streaming = response_streaming = True
+    request_deserializer = response_serializer = None
+    unary_unary = unary_stream = stream_unary = None
 
-    return grpc.stream_stream_rpc_method_handler(refuse)
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+
+    async def stream_stream(self, _: AsyncIterator[bytes], context: Any) -> None:
+        """Refuse the call."""
+        await context.abort(*told(self.refusal))
 
 
-def _told(refusal: Refusal) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
+def told(refusal: Refusal) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
+    """Return status, words and trailing metadata of a refusal."""
     trailing = (("retry-after-ms", str(math.ceil(refusal.retry_after_s * 1e3))),)
     return grpc.StatusCode.RESOURCE_EXHAUSTED, refusal.message, trailing

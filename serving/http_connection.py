@@ -7,9 +7,9 @@ import contextlib
 import math
 import socket
 import ssl
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context, copy_context
-from functools import lru_cache, partial
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from matching.errors import InvalidInput, Overloaded, RateLimited
 from serving.admission import Admission, Refusal, Ticket, lane_of, timeout_of
+from serving.eager_task import begin
 from serving.intake import (
     DEADLINE,
     STATUS,
@@ -123,34 +124,6 @@ class _Exchange:
         self.keep_alive = keep_alive
         self.message_event = _NOBODY
         self.disconnected = self.response_complete = False
-
-
-class _Resumed:
-    """The rest of a coroutine that was begun without a task, for a task to go on with."""
-
-    __slots__ = ("_awaited", "_coroutine")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, None], awaited: Any) -> None:
-        self._coroutine = coroutine
-        self._awaited = awaited  # what its first wait is for
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        awaited = self._awaited
-        while True:
-            try:
-                sent = yield awaited
-            except BaseException as error:
-                step = partial(self._coroutine.throw, error)
-            else:
-                step = partial(self._coroutine.send, sent)
-            try:
-                awaited = step()
-            except StopIteration:
-                return
-
-
-async def _finished(rest: _Resumed) -> None:
-    await rest
 
 
 class Connection(HttpToolsProtocol):
@@ -360,14 +333,9 @@ class Connection(HttpToolsProtocol):
         self._end(call)
 
     def _begin(self, answering: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine to its end, in a task from where it has to wait."""
-        try:
-            awaited = answering.send(None)
-        except StopIteration:
-            return
-        task = self.loop.create_task(_finished(_Resumed(answering, awaited)))
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
+        if (task := begin(answering, self.loop)) is not None:
+            task.add_done_callback(self.tasks.discard)
+            self.tasks.add(task)
 
     async def _answer(self, exchange: _Exchange) -> None:
         call = exchange.call

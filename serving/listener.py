@@ -78,8 +78,20 @@ def http_tls(settings: TlsSettings) -> ssl.SSLContext | None:
     return context
 
 
+def http2_tls(settings: TlsSettings) -> ssl.SSLContext | None:
+    """Return how gRPC connections of our own are encrypted: as those of HTTP, and for HTTP/2 alone.
+
+    Raises:
+        InvalidInput: as `http_tls`.
+    """
+    context = http_tls(settings)
+    if context is not None:
+        context.set_alpn_protocols(["h2"])
+    return context
+
+
 def grpc_tls(settings: TlsSettings) -> Any:
-    """Return how gRPC connections are encrypted, None where they are not; `http_tls` has checked the files.
+    """Return how gRPC connections of grpcio are encrypted, None where they are not; `http_tls` has checked the files.
 
     Raises:
         InvalidInput: a file is missing, or settings that need each other are not all there.

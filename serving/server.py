@@ -23,7 +23,7 @@ from serving.compaction import Compaction
 from serving.deployment import Deployment
 from serving.event_log import follow_stream, opened_intake
 from serving.health import Health
-from serving.listener import check_exposure, grpc_tls, http_tls
+from serving.listener import check_exposure, http_tls
 from serving.metrics import Metrics
 from serving.observation import Observation
 from serving.recommendations import Recommendations, unsigned
@@ -252,8 +252,8 @@ async def _answer(
         admission=admission,
     )
     try:
-        grpc_port = grpc_api.bind(door.host, door.grpc_port, grpc_tls(door.tls))
-    except RuntimeError:
+        grpc_port = grpc_api.bind(door.host, door.grpc_port, door.tls)
+    except OSError:
         raise Unavailable(
             f"[serve] gRPC port {door.grpc_port} of {door.host} is taken or not ours; choose another"
         ) from None

@@ -300,6 +300,10 @@ class ServingSettings(BaseModel):
     max_wait_s: float = Field(
         default=0.5, gt=0, description="a request that would wait longer for its turn is refused at once"
     )
+    grpc_server: Literal["auto", "own", "grpcio"] = Field(
+        default="auto",
+        description="what answers gRPC: connections of our own over nghttp2, grpcio's server, or the first where there is it",
+    )
     grpc_streams: int = Field(
         default=32,
         ge=1,
@@ -308,7 +312,7 @@ class ServingSettings(BaseModel):
     grpc_backlog: int = Field(
         default=64,
         ge=1,
-        description="gRPC calls that wait to be looked at; more are cancelled, which costs next to nothing",
+        description="calls that wait for grpcio's server to look at them; more are cancelled, which costs next to nothing",
     )
     grpc_connection_age_s: int = Field(
         default=3600,

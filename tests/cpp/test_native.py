@@ -68,6 +68,9 @@ def test_kernels_are_clean_under_sanitizers(tmp_path: Path) -> None:
         assert "scalar" in done
     _, n_checks = run([str(programs / "test_graph")], levels[-1])
     assert n_checks > 20_000
+    if (programs / "test_http2").exists():  # nghttp2 is there
+        _, n_checks = run([str(programs / "test_http2")], levels[-1])
+        assert n_checks > 10_000
 
 
 @pytest.mark.slow

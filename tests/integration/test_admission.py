@@ -362,7 +362,10 @@ def test_a_call_is_refused_where_its_own_deadline_is_too_near(
 
 def test_calls_that_nobody_looks_at_are_refused(vector_shop: Shop, start_service: Start) -> None:
     """All arrive in one moment: the service was stopped when they were sent."""
-    with start_service(vector_shop, grpc_streams=8, grpc_backlog=8) as service, contextlib.ExitStack() as held:
+    with (
+        start_service(vector_shop, grpc_server="grpcio", grpc_streams=8, grpc_backlog=8) as service,
+        contextlib.ExitStack() as held,
+    ):
         service.wait_until_ready()
         own = [("grpc.use_local_subchannel_pool", 1)]
         channels = [held.enter_context(grpc.insecure_channel(service.grpc, own)) for _ in range(30)]

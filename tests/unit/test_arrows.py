@@ -53,6 +53,8 @@ READ_LATE = {
     "serving/http.py",
     "serving/grpc.py",
     "serving/grpc_admission.py",
+    "serving/grpc_call.py",
+    "serving/grpc_connection.py",
     "serving/http_connection.py",
     "serving/jwt_verifier.py",
     "serving/users_in_redis.py",
