@@ -114,8 +114,13 @@ class EventStream:
     async def _take(self, messages: Sequence[Msg]) -> None:
         told = [each for message in messages for each in self._parsed(message)]
         loop = asyncio.get_running_loop()
-        for start in range(0, len(told), self._max_batch):
-            await loop.run_in_executor(None, self._write, told[start : start + self._max_batch])
+        try:
+            for start in range(0, len(told), self._max_batch):
+                await loop.run_in_executor(None, self._write, told[start : start + self._max_batch])
+        except LikewiseError:
+            for message in messages:
+                await message.nak()  # else they come again after _ACK_S only
+            raise
         for message in messages:
             await message.ack()
 
