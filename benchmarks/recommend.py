@@ -113,10 +113,9 @@ def main() -> None:
         space.vectors.append(vectors, np.arange(asked.items))
         version = store.open(draft.finish(source={"kind": "benchmark"}, parent=None).version_id)
         models_of = ModelStore(store.path)
-        (store.path / "events").write_bytes(b"generated")
         models = {}
         for source in TRAINED:
-            manifest = train(models_of, source, known, now_ms=NOW, events=store.path / "events")
+            manifest = train(models_of, source, known, now_ms=NOW)
             models[source] = models_of.open(source, model_id_of(manifest))
             result[f"fit_s {source}"] = manifest.metrics["fit_seconds"]
         rows = ItemRows.of(models["trending"].items, version.columns)

@@ -35,7 +35,6 @@ def train_encoder(
     settings: HistoryTrainingSettings,
     *,
     now_ms: int,
-    events: Path,
     catalog: Path | None,
     checkpoints: Path,
 ) -> ModelManifest:
@@ -68,7 +67,6 @@ def train_encoder(
             interactions,
             settings,
             now_ms=now_ms,
-            events=events,
             features=features,
             checkpoints=checkpoints,
             tell=tell,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
@@ -17,6 +17,12 @@ from lifecycle.train_command import weights_of
 from lifecycle.version_commands import JsonOption
 from matching.errors import InvalidInput, MissingExtra
 from matching.interactions import DAY_MS, EVENT_WEIGHTS, Interactions, read_sequences
+from matching.recommend.model_store import ModelStore, Verdict
+from matching.store import Store
+
+if TYPE_CHECKING:
+    from lifecycle.scoreboard.board import Board
+    from lifecycle.scoreboard.fold import Fold
 
 
 class Mode(str, Enum):
@@ -55,6 +61,10 @@ def evaluate(
         bool, typer.Option("--repeats/--new-only", help="Ask for items too that a user had before.")
     ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap.")] = 0,
+    store: Annotated[
+        Path | None,
+        typer.Option("--store", help="Store in which `likewise train` is to know what was found of each source."),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="Page with plots to write, HTML.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -69,7 +79,6 @@ def evaluate(
         from lifecycle.encoder_training import encoder_settings
         from lifecycle.scoreboard.board import CHALLENGERS, measure
         from lifecycle.scoreboard.encoders import encoder_fits
-        from lifecycle.scoreboard.fold import leave_one_out, time_folds
         from lifecycle.scoreboard.report import as_rows, write_report
     except ImportError as error:
         raise MissingExtra(f"[evaluate] {error.name} is not installed; install likewise[recommend]") from error
@@ -82,20 +91,7 @@ def evaluate(
     for reason, n in interactions.left_out.items():
         if n:
             err.print(f"{n:,} events left out: {reason}")
-    if mode is Mode.time:
-        if cut is None:
-            first, last = (np.datetime64(int(t), "ms").astype("datetime64[D]") for t in interactions.at_ms[[0, -1]])
-            raise InvalidInput(
-                f"[evaluate] --cut is missing; the events run from {first} to {last}; give a date in between"
-            )
-        cut_ms = int(cut.replace(tzinfo=timezone.utc).timestamp() * 1000)
-        folds = list(
-            time_folds(
-                interactions, cut_ms=cut_ms, horizon_ms=int(days * DAY_MS), n_origins=origins, new_only=not repeats
-            )
-        )
-    else:
-        folds = [leave_one_out(interactions)]
+    folds = _folds(interactions, mode, cut, days, origins, repeats)
     with ProgressBar() as bar:
         stages: list[str] = []
 
@@ -108,12 +104,15 @@ def evaluate(
         board = measure(
             folds, {name: challengers[name] for name in names}, leave_out_seen=not repeats, seed=seed, progress=show
         )
+    if store is not None:
+        _keep_verdicts(board, store)
     if output is not None:
         write_report(board, output, title=f"Scoreboard of {Path(events).name}, {mode.value}")
         err.print(f"wrote {output}")
     if as_json:
         print_json({"mode": mode.value, "left_out": dict(interactions.left_out), **board.to_json()})
         return
+    _tell_blend(board)
     columns = [
         "source",
         ">hit@10",
@@ -126,6 +125,47 @@ def evaluate(
     ]
     n_users = sum(fold["n_users"] for fold in board.folds)
     print_table(f"{n_users:,} users asked about in {len(board.folds)} folds, {mode.value}", columns, as_rows(board))
+
+
+def _folds(
+    interactions: Interactions, mode: Mode, cut: datetime | None, days: float, origins: int, repeats: bool
+) -> list[Fold]:
+    from lifecycle.scoreboard.fold import leave_one_out, time_folds
+
+    if mode is Mode.leave_one_out:
+        return [leave_one_out(interactions)]
+    if cut is None:
+        first, last = (np.datetime64(int(t), "ms").astype("datetime64[D]") for t in interactions.at_ms[[0, -1]])
+        raise InvalidInput(
+            f"[evaluate] --cut is missing; the events run from {first} to {last}; give a date in between"
+        )
+    cut_ms = int(cut.replace(tzinfo=timezone.utc).timestamp() * 1000)
+    horizon_ms = int(days * DAY_MS)
+    return list(time_folds(interactions, cut_ms=cut_ms, horizon_ms=horizon_ms, n_origins=origins, new_only=not repeats))
+
+
+def _keep_verdicts(board: Board, store: Path) -> None:
+    models = ModelStore(Store(store).path)
+    for row in board.rows:
+        if row.over_best is None:
+            continue
+        over = row.over_best
+        at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        cut = str(board.folds[-1]["cut"])
+        models.keep_verdict(
+            row.source, Verdict(at, cut, board.primary, board.best_baseline, over.mean, over.low, over.high)
+        )
+
+
+def _tell_blend(board: Board) -> None:
+    for row in board.rows:
+        if row.over_single is not None and row.weights:
+            over = row.over_single
+            weights = " ".join(f"--source {name}={weight:g}" for name, weight in row.weights.items())
+            err.print(
+                f"{row.source} over the best single source, {board.best_single}: {over.mean:+.4f} ({over.low:+.4f} to "
+                f"{over.high:+.4f}); it is served by {weights}"
+            )
 
 
 def _read(events: str, mode: Mode, weight: list[str] | None) -> Interactions:

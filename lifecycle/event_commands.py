@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -119,8 +119,10 @@ def count_events(context: typer.Context, log: LogArgument, as_json: JsonOption =
     print_table(title, ["type", ">events"], [(kind, f"{n:,}") for kind, n in stats.n_events.items()])
 
 
-def interactions_from(events: str, weights: Mapping[str, float]) -> Interactions:
-    """Return the events of a Parquet file, or of a log, as interactions.
+def interactions_from(
+    events: str, weights: Mapping[str, float], progress: Callable[[int], None] = lambda n: None
+) -> Interactions:
+    """Return the events of a Parquet file, or of a log, as interactions; `progress` is told how many rows are read.
 
     Raises:
         InvalidInput: it is neither, or nothing is left of it.
@@ -128,9 +130,9 @@ def interactions_from(events: str, weights: Mapping[str, float]) -> Interactions
     """
     path = Path(events)
     if "://" not in events and not _is_sqlite(path):
-        return read_events(path, weights=weights)
+        return read_events(path, weights=weights, progress=progress)
     with open_event_log(events) as log:
-        return read_event_log(log, weights=weights)
+        return read_event_log(log, weights=weights, progress=progress)
 
 
 def _is_sqlite(path: Path) -> bool:

@@ -72,13 +72,18 @@ def event_batches(log: EventLog, after: int = 0) -> Iterator[tuple[int, pa.Recor
         yield sequence, pa.record_batch(columns, schema=_SCHEMA)
 
 
-def read_event_log(log: EventLog, *, weights: Mapping[str, float] = EVENT_WEIGHTS) -> Interactions:
+def read_event_log(
+    log: EventLog, *, weights: Mapping[str, float] = EVENT_WEIGHTS, progress: Progress = lambda n: None
+) -> Interactions:
     """Read a log as `matching.interactions.read_events` reads a file: the same events give the same interactions.
+
+    A page of it is in memory at a time, beside about 40 bytes an event. Ids of events are not: a log holds each once.
 
     Raises:
         InvalidInput: it holds nothing that counts, or a weight is wrong.
     """
-    return gathered((batch for _, batch in event_batches(log)), "the log of events", weights=weights)
+    batches = (batch.drop_columns(["event_id"]) for _, batch in event_batches(log))
+    return gathered(batches, "the log of events", weights=weights, progress=progress)
 
 
 def export_events(

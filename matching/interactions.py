@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -115,12 +116,21 @@ class Interactions:
         users, items = np.divmod(pairs, max(self.n_items, 1))
         return users, items
 
+    def digest(self) -> str:
+        """Return what tells these interactions from others: SHA-256, in hexadecimal."""
+        found = hashlib.sha256("\0".join((*self.user_ids, "", *self.item_ids)).encode())
+        for array in (self.users, self.items, self.at_ms, self.weights, self.values):
+            found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()
+
     def n_of_users(self) -> NDArray[np.int64]:
         """Return how much each user did: int64[n_users]."""
         return np.diff(self._by_user[1])
 
 
-def read_events(path: Path, *, weights: Mapping[str, float] = EVENT_WEIGHTS) -> Interactions:
+def read_events(
+    path: Path, *, weights: Mapping[str, float] = EVENT_WEIGHTS, progress: Callable[[int], None] = lambda n: None
+) -> Interactions:
     """Read a Parquet file of events, a batch of rows at a time; about 40 bytes of memory an event.
 
     Args:
@@ -128,6 +138,7 @@ def read_events(path: Path, *, weights: Mapping[str, float] = EVENT_WEIGHTS) -> 
             `event_id` (an event told twice counts once), `quantity` and `price` may be there.
         weights: of each type of event, above 0. Events of other types, and those without user, item or time, are left out
             and counted.
+        progress: is told how many rows are read.
 
     Raises:
         InvalidInput: it is no such file, or nothing is left of it.
@@ -135,11 +146,15 @@ def read_events(path: Path, *, weights: Mapping[str, float] = EVENT_WEIGHTS) -> 
     check_weights(weights)
     file = open_events(path)
     columns = [*_NEEDED, *(name for name in _OPTIONAL if name in file.schema_arrow.names)]
-    return gathered(_batches(file, columns), str(path), weights=weights)
+    return gathered(_batches(file, columns), str(path), weights=weights, progress=progress)
 
 
 def gathered(
-    batches: Iterable[pa.RecordBatch], name: str, *, weights: Mapping[str, float] = EVENT_WEIGHTS
+    batches: Iterable[pa.RecordBatch],
+    name: str,
+    *,
+    weights: Mapping[str, float] = EVENT_WEIGHTS,
+    progress: Callable[[int], None] = lambda n: None,
 ) -> Interactions:
     """Return batches of events as interactions.
 
@@ -147,15 +162,20 @@ def gathered(
         batches: with the columns of `read_events`, the same in all; `part` tells the items of one event apart.
         name: where they come from, for messages.
         weights: of each type of event, above 0.
+        progress: is told how many rows are read.
 
     Raises:
         InvalidInput: nothing is left of them, or a weight is wrong.
     """
     check_weights(weights)
     ids: dict[str, dict[str, int]] = {"user_id": {}, "item_id": {}}
-    parts = [_part(batch, ids, weights) for batch in batches]
+    parts: list[dict[str, NDArray[np.generic]]] = []
+    n_read = 0
+    for batch in batches:
+        parts.append(_part(batch, ids, weights))
+        n_read += batch.num_rows
+        progress(n_read)
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
-    n_read = sum(len(part["kept"]) for part in parts)
     if not parts or not whole["kept"].any():
         raise InvalidInput(
             f"[read_events] {name} holds no event that counts, of {n_read}; expected one of {', '.join(sorted(weights))} "

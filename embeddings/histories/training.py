@@ -19,7 +19,6 @@ from embeddings.histories.encoder import SPACE_ID, OnnxHistoryEncoder
 from embeddings.histories.examples import Examples, Question, question_before
 from embeddings.settings import HistoryTrainingSettings
 from matching.errors import GateRefused, InvalidInput, MissingExtra
-from matching.files import sha256_of
 from matching.graph_index import GraphIndex
 from matching.interactions import History, Interactions
 from matching.manifest import SealedFile
@@ -118,7 +117,6 @@ def train(
     settings: HistoryTrainingSettings,
     *,
     now_ms: int,
-    events: Path,
     features: Sequence[Sequence[str]] | None = None,
     checkpoints: Path | None = None,
     tell: Tell | None = None,
@@ -126,7 +124,6 @@ def train(
     """Train an encoder on what happened before `now_ms` and seal it with the vectors of its items; no alias is moved.
 
     Args:
-        events: the file that the interactions were read from; its digest is kept.
         features: see `learn`.
         checkpoints: see `learn`; removed when the model is sealed.
 
@@ -158,7 +155,7 @@ def train(
             profile=Profile(),
             n_items=0,
             items_digest="",
-            events_sha256=sha256_of(events),
+            events_sha256=before.digest(),
             first_ms=int(before.at_ms[0]),
             last_ms=int(before.at_ms[-1]),
             metrics={

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from lifecycle.scoreboard.bootstrap import Interval, holm, interval, intervals
 from lifecycle.scoreboard.fold import Fold
 from lifecycle.scoreboard.metrics import Scores, score
+from lifecycle.scoreboard.served import BLENDED, Blend, in_memory
 from matching.errors import GateRefused, InvalidInput
 from matching.interactions import History
 from matching.sources import (
@@ -29,6 +31,7 @@ from matching.sources import (
 # Fits a source on a fold; what was fitted on it before, by name, may be built upon.
 Fit = Callable[[Fold, Mapping[str, Source]], Source]
 
+BLEND: Final = "blend"
 _DECAYS: Final = (0.4, 0.6, 0.8, 1.0)
 
 
@@ -56,9 +59,23 @@ BASELINES: Final[Mapping[str, Fit]] = {
     "ease": lambda fold, fitted: fit_ease(fold.train),
     "ials": lambda fold, fitted: Ials.fit(fold.train, dim=64, penalty=0.01),
 }
+
+
+def _served(name: str, fold: Fold, fitted: Mapping[str, Source]) -> Blend:
+    """One model as a service asks it."""
+    return Blend([in_memory(name, fold)], {name: 1.0})
+
+
+def _blend(fold: Fold, fitted: Mapping[str, Source]) -> Blend:
+    known = [each for name in BLENDED if isinstance(each := fitted.get(name), Blend)]
+    models = {model.source: model for each in known for model in each.models}
+    return Blend([models.get(name) or in_memory(name, fold) for name in BLENDED], BLENDED)
+
+
 CHALLENGERS: Final[Mapping[str, Fit]] = {
     "item-knn-trending": lambda fold, fitted: Trending.fit(fitted["item-knn"], fold.train, now_ms=fold.cut_ms),
-    "ease-trending": lambda fold, fitted: Trending.fit(fitted["ease"], fold.train, now_ms=fold.cut_ms),
+    **{name: partial(_served, name) for name in ("ease-trending", "ials-trending", "session-knn")},
+    BLEND: _blend,
 }
 
 
@@ -72,7 +89,9 @@ class Row:
         cold: the primary metric over the users without one, who are asked about as well; None where there are none.
         over_best: difference to the best baseline in the primary metric, over the same users; None for baselines.
         p_adjusted: of that difference, for as many challengers as there are.
-        is_promotable: a challenger whose difference has an interval above 0.
+        over_single: of a blend: difference to the best single source, challengers among them; None for single sources.
+        is_promotable: a challenger whose difference to the best baseline has an interval above 0.
+        weights: of a blend, in its last fold.
     """
 
     source: str
@@ -82,7 +101,9 @@ class Row:
     cold: float | None
     over_best: Interval | None
     p_adjusted: float | None
+    over_single: Interval | None
     is_promotable: bool
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,6 +113,7 @@ class Board:
     primary: str
     folds: Sequence[Mapping[str, Any]]
     best_baseline: str
+    best_single: str
     rows: Sequence[Row]
 
     def to_json(self) -> dict[str, Any]:
@@ -129,17 +151,27 @@ def measure(
         check_measure(fold, ks)
     fits = {**baselines, **challengers}
     results: dict[str, list[Scores]] = {name: [] for name in fits}
+    weights: dict[str, Mapping[str, float]] = {}
     for fold in folds:
         fitted: dict[str, Source] = {}
         for name, fit in fits.items():
             stage = f"{name}, {fold.name}"
             progress(f"fit {stage}", 0, len(fold.users))
             fitted[name] = fit(fold, fitted)
+            if name == BLEND:
+                weights[name] = getattr(fitted[name], "weights", {})
             tell = _Tell(progress, f"ask {stage}", len(fold.users))
             results[name].append(score(fitted[name], fold, ks, leave_out_seen=leave_out_seen, progress=tell))
     seen = _Seen(folds)
     best = max(baselines, key=lambda name: float(seen.per_user(results[name], primary).mean()))
     against = seen.per_user(results[best], primary)
+    best_single = max(
+        (name for name in fits if name != BLEND), key=lambda name: float(seen.per_user(results[name], primary).mean())
+    )
+    over_single = {
+        name: interval(seen.per_user(results[name], primary) - seen.per_user(results[best_single], primary), seed=seed)
+        for name in weights
+    }
     over = {name: interval(seen.per_user(results[name], primary) - against, seed=seed) for name in challengers}
     adjusted = dict(zip(over, holm([each.p for each in over.values()]), strict=True))
     rows = [
@@ -151,12 +183,14 @@ def measure(
             cold=seen.cold(scores, primary),
             over_best=over.get(name),
             p_adjusted=adjusted.get(name),
+            over_single=over_single.get(name),
             is_promotable=name in over and over[name].low > 0,
+            weights=weights.get(name, {}),
         )
         for name, scores in results.items()
     ]
     rows.sort(key=lambda row: -row.metrics[primary].mean)
-    return Board(primary, [_described(fold) for fold in folds], best, rows)
+    return Board(primary, [_described(fold) for fold in folds], best, best_single, rows)
 
 
 def check_fold(fold: Fold) -> None:

@@ -80,15 +80,20 @@ def _ranks(scores: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[n
     return np.where(np.isfinite(found), above + (equal + 1) / 2, np.inf)
 
 
+def ndcg(ranks: NDArray[np.float64], n_targets: int, k: int) -> float:
+    """Return the gain of the targets within k places, 1 / log2(1 + rank) each, over the best that k places allow."""
+    within = ranks[ranks <= k]
+    return float((1 / np.log2(1 + within)).sum() / (1 / np.log2(1 + np.arange(1, min(k, n_targets) + 1))).sum())
+
+
 def _of_user(ranks: NDArray[np.float64], values: NDArray[np.float64], k: int) -> dict[str, float]:
     found = ranks <= k
     within = np.sort(ranks[found])
     n_best = min(k, len(ranks))
-    ideal = (1 / np.log2(1 + np.arange(1, n_best + 1))).sum()
     return {
         "hit": float(found.any()),
         "recall": len(within) / len(ranks),
-        "ndcg": float((1 / np.log2(1 + within)).sum() / ideal),
+        "ndcg": ndcg(ranks, len(ranks), k),
         "mrr": float(1 / within[0]) if len(within) else 0.0,
         "map": float((np.arange(1, len(within) + 1) / within).sum()) / n_best,
         "revenue": float(values[found].sum()),

@@ -8,8 +8,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from matching.fusion import RANK_CONSTANT
-
 
 class Blended(NamedTuple):
     """Every row that a ranking has, best first, ties by row.
@@ -30,18 +28,16 @@ class Blended(NamedTuple):
         return tuple(place for place in np.argsort(-parts, kind="stable").tolist() if parts[place] > 0)
 
 
-def blend(rankings: Sequence[tuple[float, NDArray[np.int64]]]) -> Blended:
-    """Fuse rankings by reciprocal ranks: a row's score is the sum of weight / (60 + rank), rank 1 first.
+def blend(rankings: Sequence[tuple[float, NDArray[np.int64], NDArray[np.float32]]]) -> Blended:
+    """Add up what each ranking gives: its weight for its best row, and less for others as their scores say.
 
     Args:
-        rankings: weight above 0 and rows, each once, best first.
-
-    Source: Cormack, Clarke and Buettcher, Reciprocal rank fusion outperforms Condorcet and individual rank learning methods,
-    SIGIR 2009, with weights.
+        rankings: weight above 0; rows, each once; and their scores above 0, best first.
     """
-    rows = np.concatenate([np.empty(0, np.int64), *(ranked for _, ranked in rankings)])
-    given = np.concatenate([np.empty(0), *(weight / (RANK_CONSTANT + 1 + np.arange(len(r))) for weight, r in rankings)])
-    which = np.repeat(np.arange(len(rankings)), [len(ranked) for _, ranked in rankings])
+    rows = np.concatenate([np.empty(0, np.int64), *(ranked for _, ranked, _ in rankings)])
+    which = np.repeat(np.arange(len(rankings)), [len(ranked) for _, ranked, _ in rankings])
+    shares = (weight * (scores / scores[:1].astype(np.float64)) for weight, _, scores in rankings)
+    given = np.concatenate([np.empty(0), *shares])
     distinct, place = np.unique(rows, return_inverse=True)
     parts = np.zeros((len(rankings), len(distinct)))
     parts[which, place] = given

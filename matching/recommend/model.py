@@ -1,6 +1,6 @@
 """A trained source as it is kept and asked: items, what was learned of them, and how it was made.
 
-Whatever the source, what was learned has one of four forms, and each is asked by native kernels in the space of the model's own
+Whatever the source, what was learned has one of a few forms, and each is asked by native kernels in the space of the model's own
 items, so that one file serves every index version: see `item_rows` for how those items become datapoints.
 """
 
@@ -21,10 +21,12 @@ from matching.graph_index import GraphIndex
 from matching.interactions import History
 from matching.manifest import SealedFile
 from matching.profile import Profile
+from matching.recommend.cycles import PURCHASE, Cycles
+from matching.recommend.visits import votes
 
 Array = NDArray[np.generic]
 Bitmap = NDArray[np.uint64]
-Form = Literal["scores", "table", "factors", "encoder"]
+Form = Literal["scores", "table", "factors", "visits", "cycles", "encoder"]
 FORMAT: Final = 1
 _LEAST_LOG: Final = -80.0  # e to its power is above 0 in 32 bits
 _DTYPES: Final[Mapping[Form, Mapping[str, str]]] = {
@@ -32,6 +34,15 @@ _DTYPES: Final[Mapping[Form, Mapping[str, str]]] = {
     "table": {"offsets": "int64", "items": "int32", "weights": "float32"},
     "factors": {"factors": "float32", "gram": "float32"},
     "encoder": {"vectors": "float32", "onnx": "uint8", "weights": "uint8"},
+    "visits": {
+        "visit_offsets": "int64",
+        "visit_items": "int32",
+        "offsets": "int64",
+        "visits": "int32",
+        "worths": "float32",
+        "idf": "float32",
+    },
+    "cycles": {"chance": "float32", "log_days": "float32"},
 }
 
 
@@ -75,12 +86,13 @@ class ModelManifest:
 
     Attributes:
         source: what was trained: "popular", "sequential-rules" and so on.
-        form: of what was learned: a score an item, a table from item to items, or a vector an item, with the user's solved
-            ("factors") or encoded ("encoder").
+        form: of what was learned: a score an item, a table from item to items, a vector an item, with the user's solved
+            ("factors"; `lift` is what they were multiplied by) or encoded ("encoder"), past visits, or when an item is bought
+            again.
         settings: with which it was trained.
         profile: how a history is weighed when it asks.
         items_digest: of the ids of its items.
-        events_sha256: of the file of events.
+        events_sha256: of the interactions that it learned from.
         first_ms, last_ms: when the first and the last event was that counted, milliseconds since 1970.
         metrics: counts of what was learned from, and how long it took.
         file: of the arrays.
@@ -209,6 +221,8 @@ class Model:
             known = [item for item in map(self.items.find, history) if item is not None]
             newest = np.array(known[-int(self.manifest.settings["max_items"]) :], np.int64)
             return Asked(newest, np.ones(len(newest), np.float32))
+        if self.manifest.form == "cycles":
+            return self._due(history, at_ms, weights, now_ms)
         steps = np.zeros(len(history), np.int32)
         worth = self.manifest.profile.weigh(History(steps, at_ms, weights), now_ms)
         best: dict[int, float] = {}
@@ -244,8 +258,10 @@ class Model:
     def because(self, asked: Asked, items: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return which item of the history counted most for each of some candidates, int64[n]; -1 where none can be told."""
         found = np.full(len(items), -1, np.int64)
-        if self.manifest.form == "scores" or not len(asked.items) or not len(items):
+        if self.manifest.form in ("scores", "visits") or not len(asked.items) or not len(items):
             return found
+        if self.manifest.form == "cycles":
+            return items
         if self.manifest.form == "factors":
             factors = cast("NDArray[np.float32]", self._arrays["factors"])
             parts = (factors[asked.items] * asked.weights[:, None]) @ factors[items].T
@@ -266,8 +282,15 @@ class Model:
         return found
 
     def _scores(self, asked: Asked) -> NDArray[np.float32]:
-        if self.manifest.form == "scores":
+        form = self.manifest.form
+        if form == "scores":
             return cast("NDArray[np.float32]", self._arrays["scores"])
+        if form == "visits":
+            return votes(self._arrays, self.manifest.settings, asked.items, asked.weights)
+        if form == "cycles":
+            scores = np.zeros(len(self.items), np.float32)
+            scores[asked.items] = asked.weights
+            return scores
         return cpp_ext.sparse_scores(
             cast("NDArray[np.int64]", self._arrays["offsets"]),
             cast("NDArray[np.int32]", self._arrays["items"]),
@@ -282,6 +305,8 @@ class Model:
         factors = cast("NDArray[np.float32]", self._arrays["factors"])
         told = self.manifest.settings
         known = factors[asked.items]
+        if "lift" in self._arrays:
+            known = known / cast("NDArray[np.float32]", self._arrays["lift"])[asked.items, None]
         left = known.T @ known + np.float32(told["unobserved"]) * cast("NDArray[np.float32]", self._arrays["gram"])
         penalty = told["penalty"] * (len(known) + told["unobserved"] * len(factors)) ** told["exponent"]
         left[np.diag_indices(len(left))] += np.float32(penalty)
@@ -314,6 +339,17 @@ class Model:
         lengths = np.maximum(np.linalg.norm(known, axis=1), 1e-12)
         return cast("NDArray[np.int64]", history[np.argmax((known / lengths[:, None]) @ vectors[items].T, axis=0)])
 
+    def _due(
+        self, history: Sequence[str], at_ms: NDArray[np.int64], weights: NDArray[np.float32], now_ms: int
+    ) -> Asked:
+        """What was bought, and the chance that it is bought again soon."""
+        told = self.manifest.settings
+        chance, log_days = (cast("NDArray[np.float32]", self._arrays[name]) for name in ("chance", "log_days"))
+        items = np.array([self.items.find(item_id, -1) for item_id in history], np.int64)
+        bought = (items >= 0) & (weights >= PURCHASE)
+        cycles = Cycles(chance, log_days, told["spread"], told["horizon_days"])
+        return Asked(*cycles.due(items[bought], at_ms[bought], now_ms))
+
     def _check(self) -> None:
         n, form = len(self.items), self.manifest.form
         wanted = _DTYPES[form]
@@ -323,10 +359,26 @@ class Model:
             offsets = self._arrays["offsets"]
             n_listed = len(self._arrays["items"])
             is_right = offsets.shape == (n + 1,) and n_listed == len(self._arrays["weights"]) == int(offsets[-1])
+        elif is_right and form == "visits":
+            is_right = self._are_visits(n)
         elif is_right:
-            is_right = len(self._arrays["vectors" if form == "encoder" else form]) == n
+            is_right = all(
+                len(self._arrays[name]) == n for name in wanted if name in ("scores", "factors", "chance", "log_days")
+            )
+            is_right &= form != "encoder" or len(self._arrays["vectors"]) == n
         if not is_right:
             raise CorruptArtifact(
                 f"[model] {self.model_id} of {self.source} holds arrays {held} of {n:,} items; expected {wanted} of "
                 f"{self.manifest.n_items:,}; train it again"
             )
+
+    def _are_visits(self, n: int) -> bool:
+        ends, offsets, listed = (self._arrays[name] for name in ("visit_offsets", "offsets", "visits"))
+        n_told = len(self._arrays["visit_items"])
+        return (
+            offsets.shape == (n + 1,)
+            and len(self._arrays["idf"]) == n
+            and len(ends) > 0
+            and int(ends[-1]) == n_told
+            and int(offsets[-1]) == len(listed) == len(self._arrays["worths"])
+        )

@@ -2,6 +2,7 @@
 
 STORE/models/<source>/<model_id>/          sealed, never edited: model.json, model.likewise and, over many vectors, model.graph
 STORE/models/<source>/aliases/<name>.jsonl  append-only history, as of index versions; the last line rules
+STORE/models/<source>/verdicts.jsonl        append-only: what scoreboards found
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Final
@@ -30,10 +31,36 @@ from matching.strings import StringColumn
 
 KIND: Final = "model"
 CHAMPION: Final = "champion"  # the alias that is served
+CHALLENGER: Final = "challenger"  # of a model that waits for a better verdict
 _MANIFEST: Final = "model.json"
 _ARRAYS: Final = "model.likewise"
 _GRAPH: Final = "model.graph"
 _WORK: Final = "work-"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a scoreboard found of a source.
+
+    Attributes:
+        at: when, ISO 8601.
+        cut: of its last fold.
+        metric: that decided.
+        over: the baseline that was to be beaten; `mean`, `low` and `high` are of the difference to it.
+    """
+
+    at: str
+    cut: str
+    metric: str
+    over: str
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def is_promotable(self) -> bool:
+        """Whether the whole interval lies above 0."""
+        return self.low > 0
 
 
 class ModelStore:
@@ -151,6 +178,24 @@ class ModelStore:
         """
         return tuple(AliasMove(**line) for line in self._journal(source, alias).lines())
 
+    def keep_verdict(self, source: str, verdict: Verdict) -> None:
+        """Append to what scoreboards found of a source.
+
+        Raises:
+            InvalidInput: the source is not a valid name.
+        """
+        self._path.mkdir(exist_ok=True)
+        self._verdicts(source).append(lambda lines: asdict(verdict))
+
+    def verdict(self, source: str) -> Verdict | None:
+        """Return what a scoreboard found last of a source, None where none was asked.
+
+        Raises:
+            CorruptArtifact: a line of the history is damaged.
+        """
+        lines = self._verdicts(source).lines()
+        return Verdict(**lines[-1]) if lines else None
+
     def stamp(self, source: str, alias: str = CHAMPION) -> tuple[int, int]:
         """Return what changes whenever an alias moves: cheap enough to be asked often."""
         return self._journal(source, alias).stamp()
@@ -216,6 +261,10 @@ class ModelStore:
         load = self._load_encoder if manifest.form == "encoder" else None
         encoder = None if load is None else load(manifest, arrays)
         return Model(model_id, manifest, items, arrays, encoder=encoder, graph=graph)
+
+    def _verdicts(self, source: str) -> Journal:
+        check_name(source)
+        return Journal(self._path / source / "verdicts.jsonl", f"verdicts of {source}")
 
     def _journal(self, source: str, alias: str) -> Journal:
         check_name(source)

@@ -62,7 +62,7 @@ class ItemTable:
 def fit_sequential_rules(
     interactions: Interactions, *, window: int = 10, profile: Profile = Profile(step_decay=0.6)
 ) -> ItemTable:
-    """Count what came after what: directed co-occurrence, 1 / distance each time.
+    """Count what came after what: directed co-occurrence, 1 / distance each time, of one user at most 1 a pair of items.
 
     Args:
         window: how many steps later an item still follows from one.
@@ -72,16 +72,14 @@ def fit_sequential_rules(
     """
     n = interactions.n_items
     order = np.lexsort((interactions.at_ms, interactions.users))  # stable: equal times stay in their order
-    users, items = interactions.users[order], interactions.items[order]
+    users, items = interactions.users[order], interactions.items[order].astype(np.int64)
     table = sp.csr_array((n, n), dtype=np.float32)
-    for steps in range(1, window + 1):
-        for start in range(0, max(len(users) - steps, 0), _PAIRS_AT_ONCE):
-            end = min(start + _PAIRS_AT_ONCE, len(users) - steps)
-            same = (users[start:end] == users[start + steps : end + steps]) & (
-                items[start:end] != items[start + steps : end + steps]
-            )
-            pairs = (items[start:end][same], items[start + steps : end + steps][same])
-            table = table + sp.csr_array((np.full(len(pairs[0]), 1 / steps, np.float32), pairs), shape=(n, n))
+    start = 0
+    while start < len(users):  # some users at once, each whole
+        last = users[min(start + max(_PAIRS_AT_ONCE // window, 1), len(users)) - 1]
+        end = int(np.searchsorted(users, last, side="right"))
+        table = table + _followed(users[start:end], items[start:end], window, n)
+        start = end
     return ItemTable("sequential-rules", table, profile)
 
 
@@ -130,6 +128,24 @@ def fit_ease(
     weights = (inverse / -np.diag(inverse)).astype(np.float32)
     np.fill_diagonal(weights, 0)
     return ItemTable("ease", weights, profile)
+
+
+def _followed(users: NDArray[np.int32], items: NDArray[np.int64], window: int, n: int) -> sp.csr_array:
+    """What came after what in the histories of some users: float32[n, n]."""
+    keys, worths = [], []
+    for steps in range(1, window + 1):
+        follows = np.flatnonzero((users[steps:] == users[:-steps]) & (items[steps:] != items[:-steps]))
+        rank = users[follows].astype(np.int64) - int(users[0])
+        keys.append(np.stack([rank, items[follows], items[follows + steps]]))
+        worths.append(np.full(len(follows), 1 / steps, np.float32))
+    user, before, after = np.concatenate(keys, axis=1)
+    order = np.lexsort((after, before, user))
+    user, before, after = user[order], before[order], after[order]
+    is_first = np.ones(len(order), np.bool_)
+    is_first[1:] = (user[1:] != user[:-1]) | (before[1:] != before[:-1]) | (after[1:] != after[:-1])
+    of_user = np.bincount(np.cumsum(is_first) - 1, np.concatenate(worths)[order], int(is_first.sum()))
+    pairs = (before[is_first], after[is_first])
+    return sp.csr_array((np.minimum(of_user, 1).astype(np.float32), pairs), shape=(n, n))
 
 
 def _taken(interactions: Interactions) -> sp.csr_array:

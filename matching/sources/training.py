@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -15,20 +14,23 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from matching.errors import InvalidInput
-from matching.files import sha256_of
 from matching.interactions import History, Interactions
 from matching.manifest import SealedFile
 from matching.profile import Profile
 from matching.recommend.model import Array, Form, ModelManifest
 from matching.recommend.model_store import ModelStore
+from matching.sources.baskets import BASKET_MS, baskets
+from matching.sources.buy_again import BuyAgain
 from matching.sources.ials import Ials
 from matching.sources.item_table import ItemTable, fit_ease, fit_item_knn, fit_sequential_rules
+from matching.sources.new_arrivals import NewArrivals
 from matching.sources.popular import Popular
-from matching.sources.trending import Trending
+from matching.sources.session_knn import SessionKnn
+from matching.sources.source import Source
+from matching.sources.trending import HALF_LIFE_DAYS, Trending, trend
 
 # Of each item the weightiest so many others are kept: what a long history asks stays short.
 MAX_FOLLOWING: Final = 500
-BASKET_MS: Final = 30 * 60_000  # a basket ends where its user takes nothing for so long
 _NOTHING: Final = History(np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32))
 
 
@@ -50,10 +52,16 @@ def _popular(interactions: Interactions, now_ms: int) -> Trained:
 def _trending(interactions: Interactions, now_ms: int) -> Trained:
     days = 14.0
     popular = Popular.fit(interactions, now_ms=now_ms, days=days)
-    return _scores(Trending.fit(popular, interactions, now_ms=now_ms, days=days), now_ms, {"days": days})
+    settings = {"days": days, "half_life_days": HALF_LIFE_DAYS}
+    return _scores(Trending.fit(popular, interactions, now_ms=now_ms), now_ms, settings)
 
 
-def _scores(source: Popular | Trending, now_ms: int, settings: Mapping[str, float]) -> Trained:
+def _new_arrivals(interactions: Interactions, now_ms: int) -> Trained:
+    days = 30.0
+    return _scores(NewArrivals.fit(interactions, now_ms=now_ms, days=days), now_ms, {"days": days})
+
+
+def _scores(source: Source, now_ms: int, settings: Mapping[str, float]) -> Trained:
     scores = np.maximum(source.scores([_NOTHING], now_ms)[0], 0).astype(np.float32)
     return Trained("scores", {"scores": scores}, Profile(), settings)
 
@@ -68,6 +76,12 @@ def _item_knn(interactions: Interactions, now_ms: int) -> Trained:
 
 def _ease(interactions: Interactions, now_ms: int) -> Trained:
     return _table(fit_ease(interactions), {"penalty": 300})
+
+
+def _ease_trending(interactions: Interactions, now_ms: int) -> Trained:
+    table = fit_ease(interactions, penalty=500, profile=Profile(half_life_days=120))
+    lifted = replace(table, weights=table.weights * trend(interactions, now_ms=now_ms))
+    return _table(lifted, {"penalty": 500, "half_life_days": HALF_LIFE_DAYS})
 
 
 def _bought_together(interactions: Interactions, now_ms: int) -> Trained:
@@ -86,28 +100,72 @@ def _table(table: ItemTable, settings: Mapping[str, float]) -> Trained:
 
 
 def _ials(interactions: Interactions, now_ms: int) -> Trained:
-    model = Ials.fit(interactions, dim=64, penalty=0.01)
+    return _factors(Ials.fit(interactions, dim=64, penalty=0.01), {})
+
+
+def _ials_trending(interactions: Interactions, now_ms: int) -> Trained:
+    solved = Ials.fit(interactions, dim=64, penalty=0.01)
+    model = _factors(solved, {"half_life_days": HALF_LIFE_DAYS})
+    lift = trend(interactions, now_ms=now_ms)
+    return replace(model, arrays={**model.arrays, "factors": solved.items * lift[:, None], "lift": lift})
+
+
+def _factors(model: Ials, more: Mapping[str, float]) -> Trained:
     settings = {"unobserved": model.unobserved, "penalty": model.penalty, "exponent": model.exponent, "dim": 64}
-    return Trained("factors", {"factors": model.items, "gram": model.gram}, Profile(), settings)
+    return Trained("factors", {"factors": model.items, "gram": model.gram}, Profile(), {**settings, **more})
+
+
+def _session_knn(interactions: Interactions, now_ms: int) -> Trained:
+    model = SessionKnn.fit(interactions, now_ms=now_ms)
+    offsets, visits = model.by_item()
+    arrays: dict[str, NDArray[np.generic]] = {
+        "visit_offsets": model.offsets,
+        "visit_items": model.items,
+        "offsets": offsets,
+        "visits": visits,
+        "worths": model.nearness()[visits],
+        "idf": model.idf,
+    }
+    settings = {
+        "n_neighbors": model.n_neighbors,
+        "n_visits_asked": model.n_visits_asked,
+        "half_life_days": model.half_life_days,
+        "reach": model.reach,
+        "idf_weight": model.idf_weight,
+    }
+    return Trained("visits", arrays, model.profile, settings)
+
+
+def _buy_again(interactions: Interactions, now_ms: int) -> Trained:
+    cycles = BuyAgain.fit(interactions).cycles
+    arrays: dict[str, NDArray[np.generic]] = {"chance": cycles.chance, "log_days": cycles.log_days}
+    return Trained("cycles", arrays, Profile(), {"spread": cycles.spread, "horizon_days": cycles.horizon_days})
 
 
 TRAINERS: Final[Mapping[str, Callable[[Interactions, int], Trained]]] = {
     "popular": _popular,
     "trending": _trending,
+    "new-arrivals": _new_arrivals,
     "sequential-rules": _sequential_rules,
     "item-knn": _item_knn,
+    "session-knn": _session_knn,
     "ease": _ease,
+    "ease-trending": _ease_trending,
     "ials": _ials,
+    "ials-trending": _ials_trending,
     "bought-together": _bought_together,
+    "buy-again": _buy_again,
 }
 
 
-def train(store: ModelStore, source: str, interactions: Interactions, *, now_ms: int, events: Path) -> ModelManifest:
-    """Train a source on what happened before `now_ms` and seal the model; no alias is moved.
+def learn(source: str, interactions: Interactions, now_ms: int) -> tuple[ModelManifest, Trained]:
+    """Train a source on what happened before `now_ms`; what it learned is kept nowhere.
 
     Args:
         source: one of `TRAINERS`.
-        events: the file that the interactions were read from; its digest is kept.
+
+    Returns:
+        The manifest, but for what is known when the arrays are written, and what was learned.
 
     Raises:
         InvalidInput: no such source, or nothing happened before.
@@ -120,40 +178,37 @@ def train(store: ModelStore, source: str, interactions: Interactions, *, now_ms:
         raise InvalidInput("[train] no event lies before --until; expected some to learn from; give a later date")
     began = time.perf_counter()
     trained = TRAINERS[source](known, now_ms)
-
-    def describe() -> ModelManifest:
-        return ModelManifest(
-            source=source,
-            form=trained.form,
-            created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            code_version=importlib.metadata.version("likewise"),
-            settings=trained.settings,
-            profile=trained.profile,
-            n_items=0,
-            items_digest="",
-            events_sha256=sha256_of(events),
-            first_ms=int(known.at_ms[0]),
-            last_ms=int(known.at_ms[-1]),
-            metrics={
-                "n_events": len(known),
-                "n_users": len(np.unique(known.users)),
-                "fit_seconds": round(time.perf_counter() - began, 3),
-            },
-            file=SealedFile(0, ""),
-        )
-
-    return store.publish(known.item_ids, trained.arrays, describe)
+    manifest = ModelManifest(
+        source=source,
+        form=trained.form,
+        created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        code_version=importlib.metadata.version("likewise"),
+        settings=trained.settings,
+        profile=trained.profile,
+        n_items=len(known.item_ids),
+        items_digest="",
+        events_sha256=known.digest(),
+        first_ms=int(known.at_ms[0]),
+        last_ms=int(known.at_ms[-1]),
+        metrics={
+            "n_events": len(known),
+            "n_users": len(np.unique(known.users)),
+            "fit_seconds": round(time.perf_counter() - began, 3),
+        },
+        file=SealedFile(0, ""),
+    )
+    return manifest, trained
 
 
-def baskets(interactions: Interactions) -> Interactions:
-    """Return the same interactions with a user for each basket: what one took without a pause of `BASKET_MS`."""
-    order = np.lexsort((interactions.at_ms, interactions.users))
-    users, at_ms = interactions.users[order], interactions.at_ms[order]
-    begins = np.ones(len(order), np.bool_)
-    begins[1:] = (users[1:] != users[:-1]) | (at_ms[1:] - at_ms[:-1] > BASKET_MS)
-    basket = np.empty(len(order), np.int32)
-    basket[order] = np.cumsum(begins, dtype=np.int32) - 1
-    return replace(interactions, user_ids=tuple(map(str, range(int(begins.sum())))), users=basket)
+def train(store: ModelStore, source: str, interactions: Interactions, *, now_ms: int) -> ModelManifest:
+    """Train a source as `learn` does and seal the model; no alias is moved.
+
+    Raises:
+        InvalidInput: no such source, or nothing happened before.
+        LimitExceeded: more items than the source can learn.
+    """
+    manifest, trained = learn(source, interactions, now_ms)
+    return store.publish(interactions.item_ids, trained.arrays, lambda: manifest)
 
 
 def weightiest(table: sp.csr_array, most: int) -> sp.csr_array:

@@ -9,11 +9,26 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from matching.interactions import History, Interactions
+from matching.interactions import DAY_MS, History, Interactions
 from matching.sources.popular import Popular
 from matching.sources.source import Source
 
+HALF_LIFE_DAYS: Final = 7.0  # after which a user counts half
 _PRIOR: Final = (1.0, 5.0)  # users lately and ever that an item is taken to have had besides: few tell little
+
+
+def trend(interactions: Interactions, *, now_ms: int, half_life_days: float = HALF_LIFE_DAYS) -> NDArray[np.float32]:
+    """Return how much more each item is taken lately than it used to: float32[n_items], above 0.
+
+    That is (users lately + 1) / (users ever + 5); each user counts once an item, at their last time, halved by its age.
+    """
+    ever = Popular.fit(interactions, now_ms=now_ms).n_users
+    known = interactions.between(0, now_ms)
+    pair = known.users.astype(np.int64) * max(known.n_items, 1) + known.items
+    pairs, last = np.unique(pair[::-1], return_index=True)
+    days = (now_ms - known.at_ms[::-1][last]) / DAY_MS
+    lately = np.bincount(pairs % max(known.n_items, 1), 0.5 ** (days / half_life_days), known.n_items)
+    return ((lately + _PRIOR[0]) / (ever + _PRIOR[1])).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +37,7 @@ class Trending:
 
     Attributes:
         source: the other source.
-        trend: float32[n_items], (users lately + 1) / (users ever + 5), to the power `exponent`; above 0.
+        trend: float32[n_items], above 0.
     """
 
     source: Source
@@ -30,12 +45,10 @@ class Trending:
 
     @classmethod
     def fit(
-        cls, source: Source, interactions: Interactions, *, now_ms: int, days: float = 14, exponent: float = 1.0
+        cls, source: Source, interactions: Interactions, *, now_ms: int, half_life_days: float = HALF_LIFE_DAYS
     ) -> Trending:
-        """Compare the users of the last `days` with those of all time."""
-        lately = Popular.fit(interactions, now_ms=now_ms, days=days).n_users
-        ever = Popular.fit(interactions, now_ms=now_ms).n_users
-        return cls(source, ((lately + np.float32(_PRIOR[0])) / (ever + np.float32(_PRIOR[1]))) ** np.float32(exponent))
+        """Lift by `trend`."""
+        return cls(source, trend(interactions, now_ms=now_ms, half_life_days=half_life_days))
 
     @property
     def name(self) -> str:

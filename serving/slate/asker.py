@@ -16,7 +16,7 @@ from matching.recommend.model import Bitmap
 from matching.rules.choice import bits_at
 from matching.version import IndexVersion
 from serving.slate.content import content_ranking
-from serving.slate.source import ANY, CONTENT, Ranking, nothing
+from serving.slate.source import ANY, CONTENT, Ranking, by_rank, nothing
 from serving.user_state import Recent
 
 _CONTEXT_ALONE: Final = frozenset(["bought-together"])  # asked with the items of the request, not with the history
@@ -74,17 +74,18 @@ class Asker:
     def _ranking(self, source: str, n: int) -> Ranking:
         if source == ANY:
             if self.listed is not None:
-                return Ranking(ANY, self.listed[bits_at(self.allowed, self.listed)][:n], nothing)
+                rows = self.listed[bits_at(self.allowed, self.listed)][:n]
+                return Ranking(ANY, rows, by_rank(len(rows)), nothing)
             rows = cpp_ext.rows_of(self.allowed, len(self.version.columns))
             n = min(n, len(rows))  # spread over the catalogue, the same each time
-            return Ranking(ANY, rows[np.arange(n) * len(rows) // max(n, 1)], nothing)
+            return Ranking(ANY, rows[np.arange(n) * len(rows) // max(n, 1)], by_rank(n), nothing)
         if source == CONTENT:
             try:
                 asking = self.context or self.history.items
                 return content_ranking(self.version, asking, n, self.allowed, space=self.content_space)
             except Unavailable:
                 self.lost.append(CONTENT)
-                return Ranking(CONTENT, np.empty(0, np.int64), nothing)
+                return Ranking(CONTENT, np.empty(0, np.int64), by_rank(0), nothing)
         return self._model(self.models[source], n)
 
     def _model(self, model: Model, n: int) -> Ranking:
@@ -104,4 +105,4 @@ class Asker:
             because = model.because(asked, found.items[places])
             return [model.items.ids[item] if item >= 0 else "" for item in because.tolist()]
 
-        return Ranking(model.source, rows.rows[found.items], why)
+        return Ranking(model.source, rows.rows[found.items], found.scores, why)

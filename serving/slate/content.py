@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from matching.errors import InvalidQuery
 from matching.recommend.model import Bitmap
 from matching.version import IndexVersion
-from serving.slate.source import CONTENT, Ranking, nothing
+from serving.slate.source import CONTENT, Ranking, by_rank, nothing
 
 _N_ITEMS: Final = 3  # whose neighbours are looked for
 
@@ -28,7 +28,7 @@ def content_ranking(
     Raises:
         Unavailable: the vectors of an item cannot be read now.
     """
-    empty = Ranking(CONTENT, np.empty(0, np.int64), nothing)
+    empty = Ranking(CONTENT, np.empty(0, np.int64), by_rank(0), nothing)
     name = space or suiting_space(version)
     if name is None:
         return empty
@@ -46,7 +46,12 @@ def content_ranking(
     order = order[rows.ravel()[order] >= 0]
     first = np.sort(np.unique(rows.ravel()[order], return_index=True)[1])[:n]
     kept = order[first]
-    return Ranking(CONTENT, rows.ravel()[kept], lambda places: [found[at][0] for at in of[kept[places]].tolist()])
+    return Ranking(
+        CONTENT,
+        rows.ravel()[kept],
+        by_rank(len(kept)),
+        lambda places: [found[at][0] for at in of[kept[places]].tolist()],
+    )
 
 
 def _vectors(version: IndexVersion, item_ids: Sequence[str], name: str) -> list[tuple[str, NDArray[np.float32]]]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cpp_ext
-from matching.fusion import RANK_CONSTANT, head_depth
+from matching.fusion import head_depth
 from matching.recommend import Blended, ItemRows, Model, ModelItems, blend
 from matching.recommend.model import Bitmap
 from matching.rules import NO_RULES, Arrangement, Effect, Holding, Rulebook, alike_in
@@ -24,7 +24,7 @@ from serving.slate.content import suiting_space
 from serving.slate.effect import RuleEffect, effects_of, touching
 from serving.slate.place import Chosen, Place, places_of
 from serving.slate.query import SlateQuery
-from serving.slate.source import ANY, CONTENT, PINNED, Ranking, nothing
+from serving.slate.source import ANY, CONTENT, PINNED, Ranking, by_rank, nothing
 from serving.user_state import Recent
 
 LeftOut = Literal["unknown", "not_allowed", "rules"]
@@ -158,7 +158,7 @@ class Filling:
         asked = {source: weight for source, weight in self.weights.items() if weight > 0}
         depth = min(head_depth(self.query.k), MAX_K)
         self.rankings = [self.asker.ranking(source, depth) for source in asked]
-        self.blended = blend([(asked[each.source], each.rows) for each in self.rankings])
+        self.blended = blend([(asked[each.source], each.rows, each.scores) for each in self.rankings])
         self.arrangement.best(self.blended.rows, self.blended.scores, self.allowed)
         self._name_blended(self.arrangement.chosen)
         self._fall_back()
@@ -197,7 +197,7 @@ class Filling:
         for row in rows.tolist():
             at = at_row.get(row)
             if at is None:
-                self._chosen[row] = Chosen(row, 0.0, (Ranking(PINNED, np.array([row]), nothing),))
+                self._chosen[row] = Chosen(row, 0.0, (Ranking(PINNED, np.array([row]), by_rank(1), nothing),))
             else:
                 named = tuple([self.rankings[each] for each in self.blended.named_by(at)])
                 self._chosen[row] = Chosen(row, float(self.blended.scores[at]), named)
@@ -211,7 +211,7 @@ class Filling:
                 n = self.missing if self.arrangement.is_plain else min(head_depth(self.missing), MAX_K)
                 ranking = self.asker.ranking(source, n)
                 self.rankings.append(ranking)
-                new = self.arrangement.more(ranking.rows, 1 / (RANK_CONSTANT + 1 + np.arange(len(ranking.rows))))
+                new = self.arrangement.more(ranking.rows, ranking.scores.astype(np.float64))
                 self._chosen |= {row: Chosen(row, 0.0, (ranking,)) for row in new.tolist()}
                 self.asker.leave_out(new)
                 if len(ranking.rows) < n or not len(new):  # it knows no more

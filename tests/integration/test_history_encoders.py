@@ -74,9 +74,8 @@ KNOWN, AFTER = chains(0)
 @pytest.fixture(scope="module", params=sorted(SETTINGS))
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, ModelStore]:
     folder = tmp_path_factory.mktemp("store")
-    (folder / "events").write_bytes(b"read")
     store = ModelStore(folder, load_encoder=load_history_encoder)
-    manifest = train(store, request.param, KNOWN, SETTINGS[request.param], now_ms=NOW, events=folder / "events")
+    manifest = train(store, request.param, KNOWN, SETTINGS[request.param], now_ms=NOW)
     store.set_alias(request.param, model_id_of(manifest), why="test")
     return store.open(request.param), store
 
@@ -171,9 +170,8 @@ def test_vectors_and_graphs_of_two_trainings_never_meet(trained: tuple[Model, Mo
 
 def test_many_items_are_searched_by_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "MAX_SCANNED", 10)
-    (tmp_path / "events").write_bytes(b"read")
     store = ModelStore(tmp_path, load_encoder=load_history_encoder)
-    name = model_id_of(train(store, "sasrec", KNOWN, QUICK, now_ms=NOW, events=tmp_path / "events"))
+    name = model_id_of(train(store, "sasrec", KNOWN, QUICK, now_ms=NOW))
     model = store.open("sasrec", name)
     file = tmp_path / "models" / "sasrec" / name / "model.graph"
     assert model.manifest.graph is not None

@@ -33,8 +33,7 @@ SOURCES = {"sequential-rules": 1.0, "bought-together": 1.0, "trending": 0.0}
 
 
 def new_model(store: Path, source: str, *, until: int = NOW) -> str:
-    (store / "events").write_bytes(b"read")
-    model_id = model_id_of(train(ModelStore(store), source, KNOWN, now_ms=until, events=store / "events"))
+    model_id = model_id_of(train(ModelStore(store), source, KNOWN, now_ms=until))
     ModelStore(store).set_alias(source, model_id, why="test")
     return model_id
 
@@ -170,7 +169,7 @@ def test_a_real_shop_is_recommended_to(data_dir: Path, tmp_path: Path, start_ser
     sources = ("popular", "sequential-rules", "item-knn", "ease", "bought-together")
     models = ModelStore(store.path)
     for source in sources:
-        model_id = model_id_of(train(models, source, interactions, now_ms=cut_ms, events=folder / "events.parquet"))
+        model_id = model_id_of(train(models, source, interactions, now_ms=cut_ms))
         models.set_alias(source, model_id, why="test")
     after = interactions.between(cut_ms, cut_ms + 30 * 86_400_000)
     hits = n = 0

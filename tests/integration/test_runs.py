@@ -25,7 +25,6 @@ from lifecycle.runs.settings import RunsSettings
 from lifecycle.runs.tracking import Tracking
 from matching.datapoint import Datapoint
 from matching.errors import NotFound, Unavailable
-from matching.files import sha256_of
 from matching.recommend.model_store import ModelStore, model_id_of
 from matching.sources.training import train
 from matching.store import Store
@@ -63,11 +62,10 @@ def shop(tmp_path: Path, no_runs: Path) -> Store:
 @pytest.fixture
 def learn(shop: Store, tmp_path: Path) -> Any:
     """Return a function that trains a source on the events of a seed, and points an alias at the model."""
-    (tmp_path / "events").write_text("events")
     models = ModelStore(shop.path)
 
     def learned(source: str, seed: int, alias: str = "champion") -> str:
-        manifest = train(models, source, random_interactions(seed), now_ms=NOW, events=tmp_path / "events")
+        manifest = train(models, source, random_interactions(seed), now_ms=NOW)
         models.set_alias(source, model_id_of(manifest), alias=alias, why="test")
         return model_id_of(manifest)
 
@@ -108,7 +106,7 @@ def test_a_model_is_a_run_with_all_that_its_manifest_says(shop: Store, learn: An
     assert run.params["profile.step_decay"] == json.dumps(manifest.profile.step_decay)
     assert run.metrics.items() >= dict(manifest.metrics).items()
     assert (run.metrics["n_items"], run.metrics["n_bytes"]) == (manifest.n_items, manifest.file.n_bytes)
-    assert run.data["digest"] == sha256_of(tmp_path / "events")
+    assert run.data["digest"] == random_interactions(1).digest()
     assert (run.data["first_ms"], run.data["last_ms"]) == (manifest.first_ms, manifest.last_ms)
     assert run.ended_at is not None
     assert run.ended_at.isoformat() == manifest.created_at

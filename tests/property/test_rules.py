@@ -68,10 +68,9 @@ def datapoint(item: str) -> Datapoint:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     folder = tmp_path_factory.mktemp("rules")
-    (folder / "events").write_bytes(b"read")
     version = build_version(Store(folder, create=True), [datapoint(item) for item in CATALOGUE], VECTORS, "l2")
     store = ModelStore(folder)
-    manifests = {name: train(store, name, KNOWN, now_ms=NOW, events=folder / "events") for name in SOURCES}
+    manifests = {name: train(store, name, KNOWN, now_ms=NOW) for name in SOURCES}
     return Shop(version, {name: store.open(name, model_id_of(told)) for name, told in manifests.items()})
 
 
@@ -290,7 +289,7 @@ def test_every_item_is_explained(
 def blended(
     shop: Shop, query: SlateQuery, weighed: Mapping[str, float], rules: Sequence[dict[str, Any]]
 ) -> dict[str, float]:
-    """Reciprocal rank fusion of what each source says of the items that may be shown."""
+    """What each source gives to the items that may be shown: its weight to its best, less to others as their scores say."""
     recent = acts().recent(query.user, "")
     types = np.concatenate([recent.weights, np.ones(len(query.items), np.float32)])
     at_ms = np.concatenate([recent.at_ms, np.full(len(query.items), NOW)])
@@ -299,10 +298,11 @@ def blended(
         model = shop.models[source]
         asked = model.asked([*recent.items, *query.items], at_ms, types, NOW)
         every = np.full(-(-len(model.items) // 64), 2**64 - 1, np.uint64)
-        ranked = [model.items.ids[at] for at in model.candidates(asked, len(model.items), every).items]
-        ranked = [item for item in ranked if item in CATALOGUE and may_be_shown(item, query, rules)]
-        for rank, item in enumerate(ranked[: 2 * query.k + 60], 1):
-            scores[item] = scores.get(item, 0.0) + weight / (60 + rank)
+        found = model.candidates(asked, len(model.items), every)
+        ranked = [(model.items.ids[at], score) for at, score in zip(found.items.tolist(), found.scores.tolist())]
+        ranked = [each for each in ranked if each[0] in CATALOGUE and may_be_shown(each[0], query, rules)]
+        for item, score in ranked[: 2 * query.k + 60]:
+            scores[item] = scores.get(item, 0.0) + weight * (score / ranked[0][1])
     return dict(sorted(scores.items(), key=lambda each: (-each[1], each[0])))
 
 

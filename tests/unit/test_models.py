@@ -7,7 +7,6 @@ import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,93 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from matching.errors import CorruptArtifact, InvalidInput, NotFound
-from matching.interactions import Interactions
-from matching.recommend import Asked, Model, ModelStore, blend
-from matching.recommend.model_store import model_id_of
-from matching.sources import Ials, Popular, Source, Trending, fit_ease, fit_item_knn, fit_sequential_rules
-from matching.sources.training import BASKET_MS, TRAINERS, baskets, train, weightiest
+from matching.recommend import ModelStore, blend
+from matching.recommend.model_store import Verdict, model_id_of
+from matching.sources.baskets import BASKET_MS, baskets
+from matching.sources.training import train, weightiest
 from tests.interactions import NOW, random_interactions
-
-SLOW: dict[str, Any] = {
-    "popular": lambda known: Popular.fit(known, now_ms=NOW, days=30),
-    "trending": lambda known: Trending.fit(Popular.fit(known, now_ms=NOW, days=14), known, now_ms=NOW),
-    "sequential-rules": fit_sequential_rules,
-    "item-knn": fit_item_knn,
-    "ease": fit_ease,
-    "ials": lambda known: Ials.fit(known, dim=64, penalty=0.01),
-    "bought-together": lambda known: fit_item_knn(baskets(known)),
-}
-
-
-@pytest.fixture(scope="module", params=sorted(TRAINERS))
-def trained(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Model, Source, Interactions]:
-    folder = tmp_path_factory.mktemp("models")
-    events = folder / "events.parquet"
-    events.write_bytes(b"what was read")
-    known = random_interactions(3, n_items=70)
-    store = ModelStore(folder)
-    manifest = train(store, request.param, known, now_ms=NOW, events=events)
-    slow = SLOW[request.param](known)
-    return store.open(request.param, model_id_of(manifest)), slow, known
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_candidates_are_the_best_of_the_slow_scores(trained: tuple[Model, Source, Interactions], seed: int) -> None:
-    model, slow, known = trained
-    rng = np.random.default_rng(seed)
-    history = known.history(int(rng.integers(known.n_users)))
-    if model.source == "bought-together":  # its slow twin weighs ages as item-kNN does by default
-        history = history._replace(at_ms=np.full(len(history.items), NOW))
-    is_allowed = rng.random(known.n_items) < rng.choice([0.1, 0.5, 1.0])
-    n = int(rng.integers(1, 30))
-    ids = [known.item_ids[item] for item in history.items]
-    asked = model.asked([*ids, "no such item"][: len(ids)], history.at_ms, history.weights, NOW)
-    found = model.candidates(asked, n, packed(is_allowed))
-    scores = slow.scores([history], NOW)[0].astype(np.float64)
-    expected = np.where(is_allowed & (scores > 1e-7), scores, 0)
-    assert is_allowed[found.items].all()
-    assert len(np.unique(found.items)) == len(found.items) == min(n, np.count_nonzero(expected))
-    np.testing.assert_allclose(found.scores, np.sort(expected)[::-1][: len(found.items)], rtol=2e-3, atol=1e-6)
-    np.testing.assert_allclose(found.scores, expected[found.items], rtol=2e-3, atol=1e-6)
-
-
-def packed(is_set: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    padded = np.zeros(-(-len(is_set) // 64) * 64, np.bool_)
-    padded[: len(is_set)] = is_set
-    return np.packbits(padded, bitorder="little").view(np.uint64)
-
-
-def test_the_reason_is_the_item_that_counted_most(trained: tuple[Model, Source, Interactions]) -> None:
-    model, _, known = trained
-    every = packed(np.ones(known.n_items, np.bool_))
-    asked = Asked(np.array([3, 9, 17], np.int64), np.array([0.2, 1.0, 0.4], np.float32))
-    found = model.candidates(asked, 20, every)
-    because = model.because(asked, found.items)
-    if not model.is_personal:
-        assert (because == -1).all()
-        return
-    if model.source == "ials":
-        assert set(because.tolist()) <= {3, 9, 17}
-        return
-    alone = {
-        item: model.candidates(Asked(np.array([item]), np.array([worth], np.float32)), known.n_items, every)
-        for item, worth in zip(asked.items.tolist(), asked.weights.tolist())
-    }
-    for item, reason in zip(found.items, because):
-        parts = {each: float(one.scores[one.items == item].sum()) for each, one in alone.items()}
-        assert parts[int(reason)] == pytest.approx(max(parts.values()))
-
-
-def test_nothing_is_asked_of_an_empty_history(trained: tuple[Model, Source, Interactions]) -> None:
-    model, _, known = trained
-    nothing = model.asked(["unknown"], np.array([NOW]), np.ones(1, np.float32), NOW)
-    found = model.candidates(nothing, 5, packed(np.ones(known.n_items, np.bool_)))
-    assert (len(found.items) > 0) == (not model.is_personal)
 
 
 def test_baskets_end_where_their_user_pauses() -> None:
@@ -136,32 +55,32 @@ def test_the_weightiest_of_each_row_are_kept(seed: int, most: int) -> None:
         assert ((row == 0) | (row == had)).all()
 
 
-@given(seed=st.integers(0, 10_000), k=st.integers(1, 12))
-def test_blended_ranks_are_sums_of_reciprocals(seed: int, k: int) -> None:
+@given(seed=st.integers(0, 10_000))
+def test_blended_scores_are_sums_of_shares_of_the_best(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    rankings = [
-        (float(rng.choice([0.5, 1.0, 3.0])), rng.permutation(15)[: rng.integers(0, 10)].astype(np.int64))
-        for _ in range(rng.integers(0, 5))
-    ]
-    scores: dict[int, float] = {}
-    for weight, rows in rankings:
-        for rank, row in enumerate(rows.tolist(), 1):
-            scores[row] = scores.get(row, 0.0) + weight / (60 + rank)
-    expected = sorted(scores, key=lambda row: (-round(scores[row], 12), row))[:k]
-    found = blend(rankings, k)
-    np.testing.assert_allclose(found.scores, [scores[row] for row in expected], rtol=1e-12)
-    assert sorted(found.rows.tolist()) == sorted(set(found.rows.tolist()))
-    for row, of in zip(found.rows.tolist(), found.of):
-        assert sorted(of) == [at for at, (_, rows) in enumerate(rankings) if row in rows]
+    rankings = []
+    for _ in range(rng.integers(0, 5)):
+        rows = rng.permutation(15)[: rng.integers(0, 10)].astype(np.int64)
+        scores = np.sort(rng.uniform(0.1, 9, len(rows)))[::-1].astype(np.float32)
+        rankings.append((float(rng.choice([0.5, 1.0, 3.0])), rows, scores))
+    expected: dict[int, float] = {}
+    for weight, rows, scores in rankings:
+        for row, score in zip(rows.tolist(), scores.tolist()):
+            expected[row] = expected.get(row, 0.0) + weight * score / scores[0]
+    found = blend(rankings)
+    assert found.rows.tolist() == sorted(expected, key=lambda row: (-found.scores[found.rows == row][0], row))
+    np.testing.assert_allclose(found.scores, [expected[row] for row in found.rows.tolist()], rtol=1e-6)
+    np.testing.assert_allclose(found.parts.sum(axis=0), found.scores)
+    for at, row in enumerate(found.rows.tolist()):
+        assert sorted(found.named_by(at)) == [each for each, (_, rows, _) in enumerate(rankings) if row in rows]
 
 
 def test_models_are_found_by_alias_and_refused_when_touched(tmp_path: Path) -> None:
-    (tmp_path / "events").write_bytes(b"read")
     known, store = random_interactions(2), ModelStore(tmp_path)
     with pytest.raises(NotFound, match=r"source 'ease' has no model 'champion'; there are none"):
         store.open("ease")
-    first = model_id_of(train(store, "ease", known, now_ms=NOW, events=tmp_path / "events"))
-    second = model_id_of(train(store, "ease", known, now_ms=NOW // 2, events=tmp_path / "events"))
+    first = model_id_of(train(store, "ease", known, now_ms=NOW))
+    second = model_id_of(train(store, "ease", known, now_ms=NOW // 2))
     assert first != second
     assert set(store.models("ease")) == {first, second}
     for target in (first, second, first):
@@ -173,7 +92,7 @@ def test_models_are_found_by_alias_and_refused_when_touched(tmp_path: Path) -> N
     assert (manifest.n_items, manifest.metrics["n_events"]) == (known.n_items, len(known))
     assert manifest.from_bytes(manifest.to_bytes()) == manifest
     with pytest.raises(InvalidInput, match=r"no event lies before --until"):
-        train(store, "ease", known, now_ms=0, events=tmp_path / "events")
+        train(store, "ease", known, now_ms=0)
     file = tmp_path / "models" / "ease" / first / "model.likewise"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -212,6 +131,35 @@ def test_the_command_line_trains(tmp_path: Path) -> None:
     told = json.loads(done.stdout)
     assert ModelStore(tmp_path / "shop").resolve("popular") == told["model"]
     assert told["n_events"] == int((made.at_ms < 59 * 86_400_000).sum())
+    log = tmp_path / "log.sqlite"
+    imported = subprocess.run(
+        [sys.executable, "-m", "lifecycle", "events", "import", str(log), str(tmp_path / "events.parquet")],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert imported.returncode == 0, imported.stderr
+    line[-1] = str(log)
+    of_log = run("popular", "--until", "1970-03-01")
+    assert of_log.returncode == 0, of_log.stderr
+    models = ModelStore(tmp_path / "shop")
+    champion = models.open("popular")
+    assert champion.model_id == json.loads(of_log.stdout)["model"] != told["model"]
+    every = np.full(1, 2**64 - 1, np.uint64)
+    nothing = champion.asked([], np.empty(0, np.int64), np.empty(0, np.float32), NOW)
+    answers = [model.candidates(nothing, 20, every) for model in (champion, models.open("popular", told["model"]))]
+    assert np.array_equal(answers[0].scores, answers[1].scores)
+    models.keep_verdict("popular", Verdict("now", "then", "ndcg@10", "ease", 0.01, -0.01, 0.03))
+    waits = run("popular")
+    assert json.loads(waits.stdout)["alias"] == "challenger"
+    assert "popular is not promotable: ndcg@10 over ease was +0.0100 (-0.0100 to +0.0300)" in " ".join(
+        waits.stderr.split()
+    )
+    assert models.resolve("popular") == champion.model_id
+    assert models.resolve("popular", "challenger") == json.loads(waits.stdout)["model"]
+    assert json.loads(run("popular", "--alias", "champion").stdout)["alias"] == "champion"
+    models.keep_verdict("popular", Verdict("now", "then", "ndcg@10", "ease", 0.02, 0.01, 0.03))
+    assert json.loads(run("popular").stdout)["alias"] == "champion"
     refused = run("unheard-of")
     assert refused.returncode == 2
     assert "no source 'unheard-of'; there are popular" in refused.stderr.replace("\n", " ")

@@ -21,8 +21,10 @@ from lifecycle.scoreboard.bootstrap import holm, interval
 from lifecycle.scoreboard.fold import Fold, leave_one_out, time_folds
 from lifecycle.scoreboard.metrics import score
 from lifecycle.scoreboard.report import as_rows, write_report
+from lifecycle.scoreboard.served import Blend, candidates, in_memory
 from matching.errors import GateRefused, InvalidInput
 from matching.interactions import DAY_MS, History, Interactions
+from matching.recommend import ModelStore
 from matching.sources import Popular, Source
 from tests.commands import likewise
 from tests.interactions import NOW, random_interactions
@@ -273,8 +275,38 @@ def test_the_command_prints_a_board_and_writes_a_page(tmp_path: Path, capsys: py
     page = (tmp_path / "board.html").read_text()
     assert "data:image/svg+xml;base64," in page
     assert "of them never seen before" in page
-    board = likewise(*asked, "--source", "item-knn-trending")
+    (tmp_path / "shop" / "versions").mkdir(parents=True)
+    board = likewise(*asked, "--source", "item-knn-trending", "--store", str(tmp_path / "shop"))
     assert {row["source"] for row in board["rows"]} == {*BASELINES, "item-knn-trending"}
+    (row,) = [row for row in board["rows"] if row["source"] == "item-knn-trending"]
+    verdict = ModelStore(tmp_path / "shop").verdict("item-knn-trending")
+    assert verdict is not None
+    assert (verdict.mean, verdict.low, verdict.over) == (
+        row["over_best"]["mean"],
+        row["over_best"]["low"],
+        board["best_baseline"],
+    )
+    assert verdict.is_promotable == row["is_promotable"]
+
+
+def test_the_blend_is_measured_as_it_is_served() -> None:
+    fold = a_fold(4, n_items=60, n=900)
+    sources = ("item-knn", "trending")
+    models = [in_memory(source, fold) for source in sources]
+    history = fold.histories[0]
+    found = candidates(models, history, fold.cut_ms)
+    assert set(found) == set(sources)
+    for source, model in zip(sources, models):
+        assert not set(found[source].rows.tolist()) & set(history.items.tolist())
+        assert (np.diff(found[source].scores) <= 0).all()
+        assert model.source == source
+    (scores,) = Blend(models, {"item-knn": 1.0, "trending": 0.5}).scores([history], fold.cut_ms)
+    for item in range(fold.train.n_items):
+        shares = [
+            weight * float(found[source].scores[found[source].rows == item].sum() / found[source].scores[0])
+            for source, weight in (("item-knn", 1.0), ("trending", 0.5))
+        ]
+        assert (scores[item] if np.isfinite(scores[item]) else 0) == pytest.approx(sum(shares), rel=1e-5)
 
 
 def test_sequences_are_evaluated_by_their_last_item(tmp_path: Path) -> None:

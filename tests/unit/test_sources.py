@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,18 @@ from numpy.typing import NDArray
 
 from matching.errors import LimitExceeded
 from matching.interactions import DAY_MS, History, Interactions
-from matching.sources import Ials, Popular, Profile, Trending, fit_ease, fit_item_knn, fit_sequential_rules
+from matching.sources import (
+    BuyAgain,
+    Ials,
+    NewArrivals,
+    Popular,
+    Profile,
+    SessionKnn,
+    Trending,
+    fit_ease,
+    fit_item_knn,
+    fit_sequential_rules,
+)
 from matching.sources import item_table as item_table_module
 from tests.interactions import NOW, random_interactions
 
@@ -33,10 +45,13 @@ def test_sequential_rules_count_what_came_after_what(seed: int, profile: Profile
     known = random_interactions(seed)
     table: dict[tuple[int, int], float] = defaultdict(float)
     for history in histories(known):
+        of_user: dict[tuple[int, int], float] = defaultdict(float)
         for at, item in enumerate(history.items):
             for steps, other in enumerate(history.items[at + 1 : at + 5], 1):
                 if other != item:
-                    table[int(item), int(other)] += 1 / steps
+                    of_user[int(item), int(other)] += 1 / steps
+        for pair, worth in of_user.items():
+            table[pair] += min(worth, 1)
     asked = [*histories(known), History(*(np.empty(0, t) for t in (np.int32, np.int64, np.float32)))]
     expected = np.zeros((len(asked), known.n_items))
     for row, history in enumerate(asked):
@@ -140,11 +155,90 @@ def test_popular_counts_users_of_the_last_days() -> None:
 def test_trending_lifts_what_is_taken_lately() -> None:
     known = random_interactions(4)
     plain = fit_item_knn(known)
-    trending = Trending.fit(plain, known, now_ms=NOW, days=10)
+    trending = Trending.fit(plain, known, now_ms=NOW, half_life_days=10)
     before, after = (source.scores(histories(known), NOW) for source in (plain, trending))
-    lately = Popular.fit(known, now_ms=NOW, days=10).n_users
+    last = {(user, item): at for user, item, at in zip(known.users, known.items, known.at_ms)}
+    lately = np.zeros(known.n_items)
+    for (_, item), at in last.items():
+        lately[item] += 0.5 ** ((NOW - at) / DAY_MS / 10)
     ever = Popular.fit(known, now_ms=NOW).n_users
     some = before > 0
     np.testing.assert_allclose(after[some], (before * (lately + 1) / (ever + 5))[some], rtol=1e-5)
     assert (after[~some] == before[~some]).all()
     assert trending.name == "item-knn-trending"
+
+
+def test_new_arrivals_are_those_first_seen_lately() -> None:
+    known = random_interactions(5)
+    days = 40.0
+    items = known.items.copy()
+    items[known.at_ms < NOW - 20 * DAY_MS] %= 15  # the last five are new
+    known = replace(known, items=items)
+    scores = NewArrivals.fit(known, now_ms=NOW, days=days).scores([History(*(np.empty(0),) * 3)], NOW)[0]
+    expected = {}
+    for item in range(known.n_items):
+        at_ms = known.at_ms[known.items == item]
+        if len(at_ms) and NOW - at_ms[0] <= days * DAY_MS and at_ms[0] - known.at_ms[0] > days * DAY_MS:
+            n_users = len(set(known.users[known.items == item].tolist()))
+            expected[item] = np.log2(2 + n_users) * 0.5 ** ((NOW - at_ms[0]) / DAY_MS / 14)
+    assert set(expected) == set(range(15, 20))
+    assert {i: float(s) for i, s in enumerate(scores) if np.isfinite(s)} == pytest.approx(expected)
+    young = NewArrivals.fit(known, now_ms=int(known.at_ms[0]) + 30 * DAY_MS, days=days)
+    assert (young.worth == 0).all()  # when the events begin nothing is new
+
+
+def test_what_is_bought_in_a_rhythm_is_due_when_its_time_comes() -> None:
+    """Tea is bought every 20 days and a pot never again; who bought tea 19 days ago needs it more than yesterday."""
+    acts = [(user, 0, (user + 20 * time) * DAY_MS) for user in range(10) for time in range(4)]
+    acts += [(user, 1, user * DAY_MS) for user in range(10)]
+    acts.sort(key=lambda act: act[2])
+    users, items, at_ms = (np.array(column) for column in zip(*acts))
+    n = len(acts)
+    known = Interactions(
+        tuple(f"u{i:02d}" for i in range(10)),
+        ("tea", "pot"),
+        users.astype(np.int32),
+        items.astype(np.int32),
+        at_ms.astype(np.int64),
+        np.ones(n, np.float32),
+        np.zeros(n, np.float32),
+    )
+    source = BuyAgain.fit(known, horizon_days=7)
+    assert source.cycles.chance[0] > 0.8 > 0.3 > source.cycles.chance[1]
+    assert source.cycles.log_days[0] == pytest.approx(np.log(20), rel=0.01)
+
+    def asked(days_ago: float, weight: float = 1.0) -> float:
+        history = History(
+            np.array([0], np.int32),
+            np.array([NOW - days_ago * DAY_MS], np.int64),
+            np.array([weight], np.float32),
+        )
+        return float(source.scores([history], NOW)[0, 0])
+
+    assert asked(19) > 5 * asked(1)
+    assert 0 <= asked(1) < asked(10) < asked(17) <= 1
+    assert not np.isfinite(asked(19, weight=0.1))  # a view is no purchase
+
+
+def test_the_nearest_visits_vote() -> None:
+    """Two past visits share an item with this one; what lies nearer to it there, and in the newer visit, comes first."""
+    minutes = [0, 1, 2, 3, 4]
+    rows = [(0, item, minute * 60_000) for item, minute in zip((1, 2, 3, 4, 5), minutes)]
+    rows += [(1, item, 50 * DAY_MS + minute * 60_000) for item, minute in zip((3, 6), minutes)]
+    users, items, at_ms = (np.array(column) for column in zip(*rows))
+    known = Interactions(
+        ("old", "new"),
+        tuple("abcdefg"),
+        users.astype(np.int32),
+        items.astype(np.int32),
+        at_ms.astype(np.int64),
+        np.ones(len(rows), np.float32),
+        np.zeros(len(rows), np.float32),
+    )
+    source = SessionKnn.fit(known, now_ms=NOW)
+    history = History(np.array([3], np.int32), np.array([NOW], np.int64), np.ones(1, np.float32))
+    (scores,) = source.scores([history], NOW)
+    assert np.flatnonzero(np.isfinite(scores)).tolist() == [1, 2, 3, 4, 5, 6]
+    assert scores[6] > scores[2] == scores[4] > scores[1] == scores[5]
+    far = SessionKnn.fit(known, now_ms=NOW, n_neighbors=1).scores([history], NOW)[0]
+    assert np.flatnonzero(np.isfinite(far)).tolist() == [3, 6]
