@@ -15,6 +15,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -29,6 +30,22 @@ DATA = "LIKEWISE_DATA"
 _TEXTS = ("a warm jacket for winter", "something to drink with breakfast", "elegant shoes")
 _START_S = 120.0
 _PORTS = (8080, 8081)
+_LEARNT = ("popular", "trending", "sequential-rules", "bought-together", "item-knn")
+_SURFACES = """# what the page of the demo asks for
+[recommend.sources]
+content = 1.0
+item-knn = 0.5
+popular = 0.0
+
+[recommend.surfaces]
+trending = { trending = 1.0 }
+popular = { popular = 1.0 }
+session = { sequential-rules = 1.0, item-knn = 0.5, content = 0.5, trending = 0.0 }
+alike = { content = 1.0 }
+bought-together = { bought-together = 1.0 }
+complements = { bought-together = 1.0, sequential-rules = 0.5 }
+basket = { bought-together = 1.0, item-knn = 0.5, trending = 0.0 }
+"""
 
 
 def demo(
@@ -39,7 +56,8 @@ def demo(
 ) -> None:
     """Build an index version of the sample catalogue and serve it on 127.0.0.1.
 
-    The sample is the folder that LIKEWISE_DATA names, or a small shop that is drawn for it.
+    The sample is the folder that LIKEWISE_DATA names, or a small shop that is drawn for it. Visits of its people are generated, and
+    sources of recommendations learn from them, so that the page at / is a shop whose shelves are alive.
 
     Example: `likewise demo --check`
     """
@@ -47,7 +65,8 @@ def demo(
     catalog = _catalog(directory)
     store = directory / "store"
     _build(catalog, store)
-    with _service(store, free_ports=check) as service:
+    _learn(store, directory)
+    with _service(store, directory, free_ports=check) as service:
         _show_answers(service["http"])
         if check:
             _ask_grpc(service["grpc"])
@@ -104,10 +123,37 @@ def _build(catalog: Path, store: Path) -> None:
     subprocess.run([sys.executable, "-m", "lifecycle", *command], check=True)
 
 
+def _learn(store: Path, directory: Path) -> None:
+    """Train the sources on generated visits, once for each version."""
+    held = Store(store)
+    version_id = held.resolve(ALIAS)
+    visits, noted = directory / "visits.parquet", directory / "visits.of"
+    if noted.is_file() and noted.read_text() == version_id:
+        return
+    from lifecycle.visits import write_visits
+    from matching.interactions import EVENT_WEIGHTS, read_events
+    from matching.recommend.model_store import ModelStore, model_id_of
+    from matching.sources.training import train
+
+    n_events = write_visits(held.open(version_id), visits, until=datetime.now(timezone.utc))
+    err.print(f"{n_events:,} events are generated: nobody has visited this shop yet")
+    models = ModelStore(store)
+    for source in _LEARNT:
+        weights = {"purchase": 1.0} if source == "bought-together" else EVENT_WEIGHTS
+        interactions = read_events(visits, weights=weights)
+        now_ms = int(interactions.at_ms[-1]) + 1
+        manifest = train(models, source, interactions, now_ms=now_ms, events=visits)
+        models.set_alias(source, model_id_of(manifest), why="demo")
+        err.print(f"{source} learnt {manifest.n_items:,} products")
+    (directory / "demo.toml").write_text(_SURFACES)
+    noted.write_text(version_id)
+
+
 @contextmanager
-def _service(store: Path, *, free_ports: bool) -> Iterator[Mapping[str, str]]:
+def _service(store: Path, directory: Path, *, free_ports: bool) -> Iterator[Mapping[str, str]]:
     http, grpc = (0, 0) if free_ports else (port if _is_free(port) else 0 for port in _PORTS)
-    command = ["serve", "--store", str(store), "--name", ALIAS, "--quiet", "--json"]
+    command = ["--settings", str(directory / "demo.toml"), "serve", "--store", str(store), "--name", ALIAS]
+    command += ["--events", str(directory / "events.sqlite"), "--quiet", "--json"]
     command += ["--http-port", str(http), "--grpc-port", str(grpc)]
     process = subprocess.Popen([sys.executable, "-m", "lifecycle", *command], stdout=subprocess.PIPE, text=True)
     try:

@@ -34,6 +34,8 @@ from serving.recommendations import Recommendations
 from serving.recommender import Recommender
 from serving.request_log import RequestRecord
 from serving.settings import ServingSettings
+from serving.surface_routes import ACCESS as SURFACE_ACCESS
+from serving.surface_routes import SURFACES, SurfaceRoutes, SurfacesResponse
 from serving.vertex_routes import ACCESS as VERTEX_ACCESS
 from serving.vertex_routes import VertexRoutes
 from serving.wire import endpoint_json as shapes
@@ -46,11 +48,29 @@ UPSERT: Final = "/v1/upsertDatapoints"
 REMOVE: Final = "/v1/removeDatapoints"
 PAGE: Final = Path(__file__).parent / "page"
 _JSON: Final = "application/json"
+_MODULES: Final = (  # of the page, one a noun
+    "address",
+    "api",
+    "basket",
+    "card",
+    "catalog",
+    "compare",
+    "element",
+    "explanation",
+    "filter",
+    "home",
+    "page",
+    "picture",
+    "product",
+    "session",
+    "shelf",
+)
 _FRONT: Final = {  # served path -> file below page/, content type
     "/": ("index.html", "text/html; charset=utf-8"),
     "/docs": ("docs.html", "text/html; charset=utf-8"),
     "/page/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/page/shop.css": ("shop.css", "text/css; charset=utf-8"),
+    **{f"/page/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8") for name in _MODULES},
     "/page/docs.css": ("docs.css", "text/css; charset=utf-8"),
     "/page/docs.js": ("docs.js", "text/javascript; charset=utf-8"),
     "/page/mark.svg": ("mark.svg", "image/svg+xml"),
@@ -73,6 +93,7 @@ ACCESS: Final[dict[str, Access]] = {  # what each route needs; a route that is n
     "GET /v1/facets": "read",
     "GET /v1/versions/current": "read",
     **RECOMMEND_ACCESS,
+    **SURFACE_ACCESS,
     **EVENT_ACCESS,
     **ENDPOINT_ACCESS,
     **VERTEX_ACCESS,
@@ -104,6 +125,7 @@ class HttpApi:
         self._recommender = recommender
         self._recommendations = recommendations
         self._events = EventRoutes(events, settings=settings)
+        self._surfaces = SurfaceRoutes(recommendations, takes_events=events is not None)
         self._gate = gate
         self._health = health
         self._metrics = metrics
@@ -142,8 +164,10 @@ class HttpApi:
              body=schema.SearchRequest, example=examples["search"])  # fmt: skip
         _add(api, "POST", IMAGE_SEARCH, self.search_image, "Neighbours of a picture: the body is the file",
              schema.SearchResponse, picture=True, parameters=schema.search_parameters(Options().k))  # fmt: skip
-        _add(api, "GET", "/v1/items", self.browse, "Items spread over the catalogue", schema.BrowseResponse,
-             parameters=[
+        _add(api, "GET", "/v1/items", self.browse, "Items spread over the catalogue, or those of some ids",
+             schema.BrowseResponse, parameters=[
+                 {"name": "id", "in": "query", "schema": {"type": "array", "items": {"type": "string"}},
+                  "description": "instead: these items, without what is not there; may be repeated"},
                  {"name": "k", "in": "query", "schema": {"type": "integer", "default": 24}},
                  {"name": "offset", "in": "query", "schema": {"type": "integer", "default": 0}},
                  schema.RESTRICT_PARAMETER, schema.FILTER_PARAMETER,
@@ -189,6 +213,7 @@ class HttpApi:
         _add(api, "POST", BATCH, recommend.recommend_all, "Several slates in one request",
              recommend_json.BatchRecommendResponse, body=recommend_json.BatchRecommendRequest,
              example=examples["batch"])  # fmt: skip
+        _add(api, "GET", SURFACES, self._surfaces.surfaces, "What a page may ask this service for", SurfacesResponse)
         _add(api, "POST", EVENTS, self._events.write, "Tell what people did", event_json.WriteEventsResponse,
              body=event_json.WriteEventsRequest, example=event_json.example(examples["id"]))  # fmt: skip
         endpoints = EndpointRoutes(self._recommender, settings=self._settings)
@@ -237,8 +262,10 @@ class HttpApi:
         return _searched(record, answer, options, began)
 
     async def browse(self, request: Request) -> Response:
-        """Answer with a window of the catalogue."""
+        """Answer with a window of the catalogue, or with the items that are named."""
         record = _begin(request, "browse")
+        if ids := request.query_params.getlist("id"):
+            return await self._items(request, record, ids)
         parameters = _parameters(request, {"k", "offset", "restrict", "filter"})
         record.k = _whole(parameters, "k", 24)
         wanted, offset = _filter(request, self._settings.max_json_depth), _whole(parameters, "offset", 0)
@@ -246,6 +273,12 @@ class HttpApi:
             wanted, record.k, offset=offset, deadline=request.scope[DEADLINE], route=record.route
         )
         record.index_version = window.version_id
+        return _json(wire.window_json(window))
+
+    async def _items(self, request: Request, record: RequestRecord, ids: list[str]) -> Response:
+        _parameters(request, {"id"})
+        window = await self._recommender.items(ids, deadline=request.scope[DEADLINE], route=record.route)
+        record.index_version, record.q = window.version_id, len(ids)
         return _json(wire.window_json(window))
 
     async def find_neighbors(self, request: Request) -> Response:

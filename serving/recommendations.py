@@ -100,6 +100,11 @@ class Recommendations:
         self._page_keys = (secrets.token_bytes(32),) if file is None else parse_override_keys(file.read_bytes())
         self._following: asyncio.Task[None] | None = None
 
+    @property
+    def surfaces(self) -> Mapping[str, Mapping[str, float]]:
+        """The weights of each surface that may be named; under "" those of requests that name none."""
+        return {"": weights_of(self._settings, ""), **self._settings.surfaces}
+
     def follow(self) -> None:
         """Ask the newest champion of each source, and apply the newest rules, from now on."""
         self._following = asyncio.create_task(self._follow(), name="models")

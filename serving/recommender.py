@@ -379,6 +379,25 @@ class Recommender:
 
         return await self.in_thread(read, deadline)
 
+    async def items(self, datapoint_ids: Sequence[str], *, deadline: float, route: Route = ANY) -> Window:
+        """Return what is known of datapoints besides their vectors, in the order asked, without those that are not there.
+
+        Raises:
+            LimitExceeded: too many ids.
+            DeadlineExceeded: the time ran out.
+        """
+        version = self.resolve(route).version
+        if len(datapoint_ids) > self._settings.max_ids:
+            raise LimitExceeded(
+                f"[items] {len(datapoint_ids)} ids in one request; at most {self._settings.max_ids}; split the request"
+            )
+
+        def read() -> Window:
+            rows = [row for row in map(version.columns.find, datapoint_ids) if row >= 0]
+            return Window(version.version_id, len(rows), tuple(version.columns.datapoint(row) for row in rows))
+
+        return await self.in_thread(read, deadline)
+
     async def facets(
         self, namespaces: Sequence[str], numbers: Sequence[str], *, deadline: float, route: Route = ANY
     ) -> Facets:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -27,6 +28,7 @@ from matching.version import IndexVersion
 from serving.http import PAGE
 from serving.server import serve
 from serving.settings import ServingSettings
+from serving.surface_routes import SurfacesResponse
 from serving.wire import endpoint_json, recommend_json, schema
 
 if TYPE_CHECKING:
@@ -436,15 +438,10 @@ def test_the_page_needs_nothing_from_elsewhere(vector_service: Service) -> None:
         assert "default-src 'self'" in headers["content-security-policy"]
         foreign = [word for word in content.decode().split() if "://" in word and "www.w3.org/2000/svg" not in word]
         assert not foreign
-    assert {file.name for file in PAGE.iterdir()} == {
-        "index.html",
-        "docs.html",
-        "page.css",
-        "page.js",
-        "docs.js",
-        "docs.css",
-        "mark.svg",
-    }
+    texts = "".join(file.read_text() for file in PAGE.iterdir())
+    assert set(re.findall(r'"(/page/[a-z.]+)"', texts)) == paths, "what is served is used, and what is used is served"
+    assert "<script>" not in texts, "the policy forbids it"
+    assert " style=" not in texts
 
 
 def test_every_example_of_the_document_works(vector_service: Service) -> None:
@@ -460,6 +457,7 @@ def test_every_example_of_the_document_works(vector_service: Service) -> None:
         "/v1/items": schema.BrowseResponse,
         "/v1/items/{datapoint_id}/similar": schema.SearchResponse,
         "/v1/facets": schema.FacetsResponse,
+        "/v1/surfaces": SurfacesResponse,
         "/v1/versions/current": schema.VersionResponse,
         "/v1/endpoints": endpoint_json.EndpointsShape,
         "/v1/endpoints/{name}": endpoint_json.EndpointShape,
