@@ -56,8 +56,8 @@ def demo(
 ) -> None:
     """Build an index version of the sample catalogue and serve it on 127.0.0.1.
 
-    The sample is the folder that LIKEWISE_DATA names, or a small shop that is drawn for it. Visits of its people are generated, and
-    sources of recommendations learn from them, so that the page at / is a shop whose shelves are alive.
+    The sample is the folder that LIKEWISE_DATA names, or a small shop that is drawn for it. Visits of its people are generated,
+    and sources of recommendations learn from them, so that the page at / is a shop whose shelves are alive.
 
     Example: `likewise demo --check`
     """

@@ -22,7 +22,7 @@ _PARTNERS: Final = 3  # products of other categories that are bought with one
 _VISITS: Final = 8_000
 _BLOCK: Final = 512
 _SCHEMA: Final = pa.schema(
-    [
+    [  # type: ignore[arg-type]
         ("event_id", pa.string()),
         ("user_id", pa.string()),
         ("session_id", pa.string()),

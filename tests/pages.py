@@ -85,7 +85,7 @@ class Page:
 
     def console(self) -> list[str]:
         """Return what the browser complained of since the last call."""
-        return [entry["message"] for entry in self.browser.get_log("browser")]
+        return [entry["message"] for entry in self.browser.get_log("browser")]  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture(scope="module")

@@ -95,7 +95,7 @@ function row(datapoint, n) {
     go({});
   };
   return make("li", { class: "line", "data-id": id },
-    make("a", { class: "tile", href: about({ item: id }), "data-go": true, tabindex: "-1", "aria-hidden": "true" }, pictureOf(datapoint)),
+    make("a", { class: "tile", href: about({ item: id }), "data-go": true, tabindex: "-1", "aria-hidden": "true", "aria-label": title }, pictureOf(datapoint)),
     make("div", {}, make("a", { class: "title", href: about({ item: id }), "data-go": true }, title), make("p", { class: "hint" }, kindOf(datapoint)),
       make("button", { type: "button", class: "link", "aria-label": `Remove ${title}`, onclick: () => to(0) }, "Remove")),
     make("div", { class: "step", role: "group", "aria-label": `How many of ${title}` },

@@ -49,7 +49,7 @@ export async function found(s, signal, { heading }) {
   }
   const isMore = answer.neighbors.length === s.k && s.k < MOST && s.k < answer.nMatching;
   const more = () => go({ k: Math.min(MOST, s.k + PAGE) }, { replace: true });
-  return [head, grid(answer), isMore ? make("p", { class: "more" }, make("button", { id: "more", type: "button", class: "quiet", onclick: more }, "Show more")) : null];
+  return [head, grid(answer, heading.id), isMore ? make("p", { class: "more" }, make("button", { id: "more", type: "button", class: "quiet", onclick: more }, "Show more")) : null];
 }
 
 export function notice(title, words, { label = "", run = null, isError = false } = {}) {
@@ -84,10 +84,10 @@ function by(s, answer, version) {
       make("span", {}, SPACES[name] ?? name))));
 }
 
-function grid({ neighbors }) {
+function grid({ neighbors }, headingId) {
   const distances = neighbors.map((neighbor) => neighbor.distance), least = Math.min(...distances), most = Math.max(...distances);
   const reach = (distance) => (most > least ? 1 - (0.85 * (distance - least)) / (most - least) : 1); // the nearest fills its bar
-  return make("ol", { id: "grid", class: "grid", "aria-labelledby": "found" }, ...neighbors.map(({ datapoint, distance }, at) => {
+  return make("ol", { id: "grid", class: "grid", "aria-labelledby": headingId }, ...neighbors.map(({ datapoint, distance }, at) => {
     if (distance === null) return card(datapoint);
     const near = make("span", { class: "near", title: "Distance: smaller is nearer" }, make("i", { "aria-hidden": "true" }),
       make("span", { class: "distance" }, make("span", { class: "unseen" }, "distance "), distance.toFixed(3)));

@@ -225,14 +225,14 @@ def test_every_view_has_landmarks_labels_and_room(page: Page, path: str, width: 
     first = page.ids[0]
     page.ask("localStorage.setItem('likewise.basket', JSON.stringify([{ id: arguments[0], n: 1 }]))", first)
     sized = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-    page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", sized)  # type: ignore[no-untyped-call]
+    page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", sized)
     try:
         page.open(path.replace("FIRST", first))
         found = page.ask(CHECK)
         assert found == {"mains": 1, "headings": 1, "nameless": [], "dangling": [], "pictures": 0, "twice": []}
         assert page.ask("return document.documentElement.scrollWidth <= innerWidth")
     finally:
-        page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})  # type: ignore[no-untyped-call]
+        page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 CHECK = """
