@@ -142,7 +142,7 @@ def _learn(store: Path, directory: Path) -> None:
         weights = {"purchase": 1.0} if source == "bought-together" else EVENT_WEIGHTS
         interactions = read_events(visits, weights=weights)
         now_ms = int(interactions.at_ms[-1]) + 1
-        manifest = train(models, source, interactions, now_ms=now_ms, events=visits)
+        manifest = train(models, source, interactions, now_ms=now_ms)
         models.set_alias(source, model_id_of(manifest), why="demo")
         err.print(f"{source} learnt {manifest.n_items:,} products")
     (directory / "demo.toml").write_text(_SURFACES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -48,7 +49,7 @@ def shop(text_shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     for source in ("popular", "trending", "sequential-rules", "bought-together"):
         weights = {"purchase": 1.0} if source == "bought-together" else EVENT_WEIGHTS
         known = read_events(visits, weights=weights)
-        manifest = train(models, source, known, now_ms=int(known.at_ms[-1]) + 1, events=visits)
+        manifest = train(models, source, known, now_ms=int(known.at_ms[-1]) + 1)
         models.set_alias(source, model_id_of(manifest), why="test")
     return text_shop
 
@@ -172,7 +173,7 @@ def test_why_tells_the_sources_of_a_place(page: Page) -> None:
     click(page, "[data-shelf=visit] .why summary")
     page.settle(lambda: page.find("[data-shelf=visit] .because").text)
     told = page.find("[data-shelf=visit] .because").text
-    assert "Score 0.0" in told
+    assert re.search(r"Score \d+\.\d+, from", told)
     assert "Looked at next" in told or "Alike in words and looks" in told
 
 
@@ -280,13 +281,17 @@ def test_with_a_key_that_may_only_read_the_page_remembers_the_visit(
     with start_service(shop, auth={"keys_file": str(keys)}, events=events, recommend=recommend) as service:
         wait_until(lambda: service.ask("GET", "/readyz")[0] == 200)
         page = Page(browser, service)
-        browser.get(service.http.replace("://", f"://reader:{text}@") + "/healthz")
-        browser.get(service.http.replace("://", f"://reader:{text}@") + "/docs")
-        page.open()
-        click(page, "[data-shelf=popular] a.card")
-        click(page, "[data-shelf=bought-together] a.card")
-        assert len(page.ask(PLACES, "visit")) == 8
-        assert len([line for line in page.console() if "/v1/events" in line and "403" in line]) == 1, "asked once"
+        browser.execute_cdp_cmd("Network.enable", {})
+        # as a proxy before the service would
+        browser.execute_cdp_cmd("Network.setExtraHTTPHeaders", {"headers": {"x-api-key": text}})
+        try:
+            page.open()
+            click(page, "[data-shelf=popular] a.card")
+            click(page, "[data-shelf=bought-together] a.card")
+            assert len(page.ask(PLACES, "visit")) == 8
+            assert len([line for line in page.console() if "/v1/events" in line and "403" in line]) == 1, "asked once"
+        finally:
+            browser.execute_cdp_cmd("Network.setExtraHTTPHeaders", {"headers": {}})
 
 
 def new_key(file: Path) -> str:
