@@ -149,10 +149,6 @@ class Call:
         """Return what the client sent with the call; values of names that end in `-bin` are bytes."""
         return self.metadata
 
-    def peer(self) -> str:
-        """Return the client's address."""
-        return self._connection.peer
-
     def time_remaining(self) -> float | None:
         """Return the seconds until the client's deadline, None where it has none."""
         return None if self.deadline == math.inf else max(0.0, self.deadline - time.monotonic())

@@ -69,15 +69,12 @@ class GrpcConnection(asyncio.Protocol):
         self._n_taken = self._n_seen = 0
         self._was_asked = False  # for a sign of life
         self._left = math.inf  # when the client was told to leave
-        self.peer = ""
 
     # What asyncio tells.
 
     def connection_made(self, transport: Any) -> None:
         """Greet the client, unless there are too many."""
         self._transport = transport
-        address = transport.get_extra_info("peername")
-        self.peer = f"{address[0]}:{address[1]}" if address else ""
         if self._server.joined(self):
             self._flush()
         else:

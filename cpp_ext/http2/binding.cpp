@@ -96,12 +96,9 @@ NB_MODULE(_http2, m) {
           },
           nb::arg("call"), nb::arg("metadata"), nb::arg("content"), nb::arg("trailers"),
           "Answer a call by one message.")
-      .def("reset", &Connection::reset, nb::arg("call"), nb::arg("code"), "Break a call off.")
       .def("ping", &Connection::ping, "Ask the client for a sign of life.")
       .def("leave", &Connection::leave, "Tell the client to begin no more calls here.")
-      .def_prop_ro("is_open", &Connection::is_open, "Whether anything more will come or go.")
       .def_prop_ro("is_greeted", &Connection::is_greeted, "Whether the client has shown that it speaks HTTP/2.")
-      .def_prop_ro("n_open", &Connection::n_open, "Calls that are not over.")
       .def_prop_ro("n_unsent_bytes", &Connection::n_unsent_bytes, "Bytes of answers that the client has not taken.");
 }
 

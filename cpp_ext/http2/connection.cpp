@@ -107,13 +107,6 @@ void Connection::trailers(int32_t id, const Headers& metadata) {
   }
 }
 
-void Connection::reset(int32_t id, uint32_t code) {
-  Stream* stream = find(id);
-  if (stream == nullptr) return;
-  stream->has_ended = stream->is_deaf = true;
-  checked(nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, id, code));
-}
-
 void Connection::ping() { checked(nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, nullptr)); }
 
 void Connection::leave() {

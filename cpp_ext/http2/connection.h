@@ -64,7 +64,6 @@ class Connection {
   void message(int32_t stream, std::string_view content);
   // Ends a call; without `head` before, the answer is nothing but these.
   void trailers(int32_t stream, const Headers& metadata);
-  void reset(int32_t stream, uint32_t code);
 
   void ping();
   // Tells the client to begin no more calls here.
@@ -73,9 +72,6 @@ class Connection {
   // Appends what is to be sent to `out`, about so many bytes at the most.
   void take(std::string& out, size_t n_bytes);
 
-  bool wants_write() const { return nghttp2_session_want_write(session_) != 0; }
-  // False when nothing more will come or go.
-  bool is_open() const { return nghttp2_session_want_read(session_) != 0 || wants_write(); }
   // Whether the client has shown that it speaks HTTP/2.
   bool is_greeted() const { return is_greeted_; }
   size_t n_open() const { return streams_.size(); }

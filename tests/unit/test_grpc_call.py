@@ -7,7 +7,6 @@ import gzip
 import math
 import time
 import zlib
-from typing import Any
 
 import grpc
 import pytest
@@ -71,9 +70,6 @@ class _Transport:
     def __init__(self) -> None:
         self.written = b""
         self.end = ""
-
-    def get_extra_info(self, name: str) -> Any:
-        return ("127.0.0.1", 7)
 
     def is_closing(self) -> bool:
         return bool(self.end)
