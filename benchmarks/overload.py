@@ -199,6 +199,7 @@ def main() -> None:
             ("shedding", "http", KEPT),
             ("by deadline alone", "http", {**KEPT, "max_wait_s": 1e9, "max_in_flight": 1_000_000}),
             ("gRPC", "grpc", KEPT),
+            ("gRPC by grpcio", "grpc", {**KEPT, "grpc_server": "grpcio"}),
         ):
             print(name, flush=True)
             results[name] = asyncio.run(measure(store, transport, settings, arguments.seconds))

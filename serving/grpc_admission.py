@@ -8,9 +8,7 @@ from typing import Any, Final
 
 import grpc
 
-from matching.errors import Overloaded
 from serving.admission import Admission, Refusal, Ticket, lane_of
-from serving.error_codes import public_message
 from serving.metrics import Metrics
 from serving.settings import ServingSettings
 
@@ -63,11 +61,11 @@ class AdmittingHandler(grpc.GenericRpcHandler):
         if found is None:
             return None
         handler, lane = found
-        try:
-            ticket = self._admission.admit(lane, left_s=getattr(handler_call_details, "left_s", math.inf))
-        except Overloaded as error:
+        left_s = getattr(handler_call_details, "left_s", math.inf)
+        if (refusal := self._admission.refusal(lane, left_s=left_s)) is not None:
             self._metrics.refused("grpc", "overload")
-            return Refused(Refusal(public_message(error), error.retry_after_s))
+            return Refused(refusal)
+        ticket = self._admission.admit(lane, left_s=left_s)
         return Admitted(handler, ticket, self._metrics, is_quick=lane == "search")
 
 

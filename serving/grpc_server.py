@@ -62,6 +62,7 @@ class GrpcServer:
         self._settings = settings
         self._metrics = metrics
         self._handlers: list[Any] = []
+        self._of_method: dict[str, Any] = {}  # which of them, as they were found
         self._connections: set[GrpcConnection] = set()
         self._socket: socket.socket | None = None
         self._tls: ssl.SSLContext | None = None
@@ -142,8 +143,12 @@ class GrpcServer:
         return GrpcConnection(self, http2, self._find, settings=self._settings, metrics=self._metrics)
 
     def _look_up(self, details: Details) -> Any:
+        known = self._of_method.get(details.method)
+        if known is not None:
+            return known.service(details)
         for each in self._handlers:
             if (handler := each.service(details)) is not None:
+                self._of_method[details.method] = each
                 return handler
         return None
 
